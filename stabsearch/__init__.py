@@ -1,0 +1,1 @@
+"""Stability search for diffusion training."""

@@ -1,0 +1,338 @@
+"""What travels between the stages of a study: one frozen record per arrow of the data flow.
+
+Standard library only, so that every layer, with or without torch or Ray, can speak these words.
+
+A *step* is an optimizer step. A *timestep* is diffusion time t in ``0 .. num_train_timesteps - 1``.
+Timesteps are grouped into bins of equal count; bin 0 holds the least noisy ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+ParamValue = float | int | str | bool | None
+"""One sampled value. ``None`` is a value too: ``max_grad_norm: null`` means no clipping."""
+
+Params = dict[str, ParamValue]
+"""The sampled values of one setting, keyed by the trainer's (dotted) field name."""
+
+
+class Severity(IntEnum):
+    """What a verdict asks for. Ordered: a worse severity compares greater."""
+
+    NONE = 0
+    WARN = 1
+    PENALISE = 2
+    """Let the trial finish, but do not call its setting stable."""
+    PRUNE = 3
+    """Stop the trial now."""
+
+
+class Symptom(StrEnum):
+    """What went wrong, in one word. Stored in Parquet under this spelling."""
+
+    NON_FINITE = "non_finite"
+    LOST_PROGRESS = "lost_progress"
+    WORSE_THAN_TRIVIAL = "worse_than_trivial"
+    CATASTROPHIC_EXCURSION = "catastrophic_excursion"
+    NOT_LEARNING = "not_learning"
+    """Never moved: the setting is too timid or broken. It says nothing about the edge."""
+
+    @property
+    def is_divergence(self) -> bool:
+        """Whether the symptom places the setting beyond the stability edge."""
+        return self is not Symptom.NOT_LEARNING
+
+
+class Outcome(StrEnum):
+    """How a trial ended. DIVERGED is a finding; FAILED is the code's or the machine's fault."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    """Trained its whole budget."""
+    DIVERGED = "diverged"
+    """Stopped by the gate for a symptom that is a divergence."""
+    STOPPED = "stopped"
+    """Stopped early without having diverged: see ``stopped_by``."""
+    FAILED = "failed"
+
+
+class StoppedBy(StrEnum):
+    """Who ended a trial before its budget did."""
+
+    NOBODY = ""
+    GATE = "gate"
+    """The stability gate, on a verdict of severity PRUNE."""
+    RANK = "rank"
+    """The inner scheduler, because other trials were ahead."""
+
+
+class Action(StrEnum):
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceLoss:
+    """Loss of three known denoisers per timestep bin; depends only on data and noise schedule.
+
+    Same units as the unweighted training loss: mean squared error per dimension in the space of
+    the prediction type, averaged over the timesteps of the bin.
+    """
+
+    bin_constant: tuple[float, ...]
+    """C0: the best constant prediction (the zero predictor for epsilon)."""
+    bin_isotropic: tuple[float, ...]
+    """L_iso: the best scalar-gain denoiser."""
+    bin_linear: tuple[float, ...]
+    """L_lin: the best linear denoiser (LMMSE)."""
+    constant_score: float
+    """The score (see Evaluation) of the best constant prediction: what a dead network gets."""
+
+    @property
+    def constant(self) -> float:
+        """C0 averaged over timesteps."""
+        return sum(self.bin_constant) / len(self.bin_constant)
+
+    @property
+    def isotropic(self) -> float:
+        """L_iso averaged over timesteps."""
+        return sum(self.bin_isotropic) / len(self.bin_isotropic)
+
+    @property
+    def linear(self) -> float:
+        """L_lin averaged over timesteps."""
+        return sum(self.bin_linear) / len(self.bin_linear)
+
+    @property
+    def unit(self) -> float:
+        """u = L_iso - L_lin, the natural unit of loss differences."""
+        return self.isotropic - self.linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialFacts:
+    """What the analyzer must know of a trial before its first report."""
+
+    max_train_steps: int
+    lr_warmup_steps: int
+    report_every: int
+    is_clipped: bool
+    """Whether gradients are clipped at all: an excursion is survivable only then."""
+    bin_edges: tuple[int, ...]
+    """First timestep of every bin, then ``num_train_timesteps``; length bins + 1."""
+    reference: ReferenceLoss
+
+    def timestep_range(self, timestep_bin: int) -> tuple[int, int]:
+        """First and last timestep (both inclusive) of a bin."""
+        return self.bin_edges[timestep_bin], self.bin_edges[timestep_bin + 1] - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Held-out loss on the study's fixed grid of (example, timestep, noise)."""
+
+    bin_loss_raw: tuple[float, ...]
+    """Mean squared error per timestep bin with the raw weights."""
+    bin_loss_ema: tuple[float, ...]
+    """The same with the EMA weights."""
+    score_raw: float
+    """Geometric mean over bins of loss / L_lin with the raw weights: 1 is the best linear
+    denoiser, lower is better. May be non-finite."""
+    score_ema: float
+    """The same with the EMA weights."""
+
+    @property
+    def loss_raw(self) -> float:
+        return sum(self.bin_loss_raw) / len(self.bin_loss_raw)
+
+    @property
+    def loss_ema(self) -> float:
+        return sum(self.bin_loss_ema) / len(self.bin_loss_ema)
+
+    @property
+    def kappa(self) -> float:
+        """EMA loss over raw loss on the same grid: the trial-internal learning-rate gauge."""
+        return self.loss_ema / self.loss_raw if self.loss_raw > 0 else float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a trial says every ``report_every`` steps. Means are over finite values only."""
+
+    step: int
+    """Optimizer steps taken so far; the window is the ``report_every`` steps that end here."""
+    learning_rate: float
+    """At the window's last step, warm-up included."""
+    loss: float
+    """Training loss, unweighted: mean of the bin means (post-stratified over timesteps)."""
+    bin_loss: tuple[float, ...]
+    """Mean training loss per timestep bin; NaN for a bin without a finite sample."""
+    bin_count: tuple[int, ...]
+    """Samples drawn per bin."""
+    bin_nonfinite: tuple[int, ...]
+    """Samples per bin whose loss was NaN or Inf."""
+    max_batch_loss: float
+    """Largest batch-mean loss of the window's finite steps."""
+    grad_norm_median: float
+    """Total 2-norm before clipping, over finite steps."""
+    grad_norm_max: float
+    clip_rate: float
+    """Share of finite steps on which clipping was active (coefficient < 1)."""
+    clip_coef_mean: float
+    """Mean of min(1, max_grad_norm / grad_norm) over finite steps; 1 without clipping."""
+    clip_coef_cv: float
+    """Standard deviation over mean of the coefficient."""
+    nonfinite_steps: int
+    """Steps whose loss or gradient norm was NaN or Inf."""
+    first_nonfinite_step: int | None
+    first_nonfinite_bins: tuple[int, ...]
+    """Bins that held a non-finite sample loss at that step; empty if only the gradient was."""
+    train_seconds: float
+    """Time spent in the training loop and evaluation since the trial began."""
+    evaluation: Evaluation | None
+    """Present on the reports that end on a multiple of ``eval_every``, and on the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One rule's finding about one report."""
+
+    rule: str
+    """Identifier of the rule, as in docs/rules.md: ``R1a``, ``R1b``, ..."""
+    symptom: Symptom
+    severity: Severity
+    value: float
+    """The number that was judged."""
+    threshold: float
+    """What it was judged against."""
+    step: int
+    """The step at which the symptom showed."""
+    timestep_bin: int | None
+    """The bin where it shows most; None where the evidence is not tied to timesteps."""
+    timestep_low: int | None
+    timestep_high: int | None
+    reason: str
+    """One sentence with the numbers in it."""
+    advice: str
+    """What to try next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What becomes of a running trial, and why."""
+
+    action: Action
+    stopped_by: StoppedBy = StoppedBy.NOBODY
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One row of trials.parquet: a setting and a seed, and what became of it."""
+
+    trial_id: str
+    """``<setting>-<seed>``, e.g. ``0007-0``; sorts in the order of proposal."""
+    setting: int
+    """Number of the proposed setting, from 0; replicates share it."""
+    seed: int
+    params: Params
+    outcome: Outcome
+    stopped_by: StoppedBy
+    severity: Severity
+    """Worst severity of any verdict on the trial."""
+    rule: str
+    """Rule of the verdict that decided (the worst, the earliest of equals); empty if none."""
+    symptom: str
+    reason: str
+    """Why the trial ended early or is not called stable, or what failed; empty otherwise."""
+    advice: str
+    verdict_step: int | None
+    """Step at which the deciding symptom showed."""
+    timestep_low: int | None
+    timestep_high: int | None
+    steps: int
+    """Optimizer steps reported."""
+    max_train_steps: int
+    score: float | None
+    """Last evaluated score if finite (EMA weights, or raw without EMA), else None."""
+    score_raw: float | None
+    eval_loss: float | None
+    """Last evaluated held-out loss, same weights as ``score``."""
+    kappa: float | None
+    constant_score: float | None
+    """The score of the best constant prediction under the same data and schedule."""
+    clip_rate: float | None
+    """Share of clipped steps over the whole trial."""
+    grad_norm_median: float | None
+    """Median over reports of the window medians."""
+    nonfinite_steps: int
+    attempts: int
+    """Times the trial was started; more than 1 after a lost worker."""
+    train_seconds: float
+    started_at: float
+    """Unix time, seconds."""
+    ended_at: float | None
+
+    @property
+    def is_stable(self) -> bool:
+        """Trained its whole budget and nothing worse than a warning was said."""
+        return self.outcome is Outcome.COMPLETED and self.severity < Severity.PENALISE
+
+    @property
+    def is_unstable(self) -> bool:
+        """Evidence that the setting lies beyond the edge."""
+        return self.outcome is Outcome.DIVERGED or (
+            self.severity >= Severity.PENALISE and self.symptom != Symptom.NOT_LEARNING
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """Where, along the learning rate at fixed other params, half of the runs fail."""
+
+    learning_rate: float
+    """lr50: posterior median of the learning rate at which P(unstable) = 0.5."""
+    learning_rate_low: float
+    """5% quantile of lr50."""
+    learning_rate_high: float
+    """95% quantile of lr50."""
+    learning_rate_safe: float
+    """lr05: posterior median of the learning rate at which P(unstable) = 0.05."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """The answer of a study. ``params`` is None when no setting was stable."""
+
+    params: Params | None
+    trial_id: str | None
+    """The trial that the recommended params come from."""
+    num_stable_seeds: int = 0
+    num_seeds: int = 0
+    score: float | None = None
+    """Measured score of the recommended setting (worst over seeds)."""
+    worst_score: float | None = None
+    """Highest predicted score within one octave in every searched scale parameter."""
+    best_trial_id: str | None = None
+    """The stable trial with the lowest score: what a tuner would have returned."""
+    best_score: float | None = None
+    best_worst_score: float | None = None
+    """Highest predicted score within one octave of that trial."""
+    region_low: float | None = None
+    """Lowest learning rate, at the recommended clip, of the stable region."""
+    region_high: float | None = None
+    edge: Edge | None = None
+    """None when no trial was unstable, or the learning rate was not searched."""
+    margin_octaves: float | None = None
+    """log2(edge / recommended learning rate)."""
+    edge_trial_ids: tuple[str, ...] = ()
+    """The unstable trials nearest to the recommendation: they mark the edge."""
+    num_trials: int = 0
+    num_unstable: int = 0
+    steps_spent: int = 0
+    steps_budgeted: int = 0
+    """Steps that the same trials would have taken without pruning."""
+    notes: tuple[str, ...] = field(default=())
+    """Plain sentences: what the answer rests on, and what it does not cover."""
