@@ -1,0 +1,188 @@
+"""The rules: one function and one row of ``RULES`` each.
+
+A rule looks at the report and the trial's window and returns what it found, or None. It knows
+numbers, not actions: severity, words and advice stand in its row. To add a rule, write its
+function and its row; docs/rules.md explains the thresholds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stabsearch.records import Report, Severity, Symptom
+from stabsearch.stability.window import TrialWindow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a rule saw."""
+
+    value: float
+    threshold: float
+    symptom: Symptom
+    severity: Severity
+    step: int
+    timestep_bin: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A row of the table."""
+
+    id: str
+    find: Callable[[Report, TrialWindow], Finding | None]
+    reason: str
+    """Template over the finding's fields and ``where`` (the timesteps in words)."""
+    advice: dict[Symptom, str]
+
+
+LOST_PROGRESS_PRUNE = 0.5
+LOST_PROGRESS_PENALISE = 0.2
+NOT_FALLING_T = -2.0
+"""Above this t statistic of the slope of log loss, the loss is not falling."""
+SLOPE_SHARE = 0.4
+SLOPE_MIN_WINDOWS = 4
+HOPELESS_RATIO = 1.5
+EXCURSION_RATIO = 3.0
+EXCURSION_GRACE_STEPS = 100
+"""Steps after warm-up in which a high batch loss is not yet an excursion."""
+
+
+def find_non_finite(report: Report, window: TrialWindow) -> Finding | None:
+    """R1a: any step with a non-finite loss or gradient. Adam rarely gets there; SGD does."""
+    del window
+    if report.nonfinite_steps == 0:
+        return None
+    return Finding(
+        value=report.nonfinite_steps,
+        threshold=0,
+        symptom=Symptom.NON_FINITE,
+        severity=Severity.PRUNE,
+        step=report.first_nonfinite_step or report.step,
+        timestep_bin=max(report.first_nonfinite_bins, default=None),
+    )
+
+
+def find_lost_progress(report: Report, window: TrialWindow) -> Finding | None:
+    """R1b: the trial had come down and went up again, for two windows on average."""
+    facts = window.facts
+    if report.step < facts.lr_warmup_steps + 2 * facts.report_every:
+        return None
+    lost = window.lost_progress
+    if not lost > LOST_PROGRESS_PENALISE:
+        return None
+    is_prune = lost > LOST_PROGRESS_PRUNE
+    return Finding(
+        value=lost,
+        threshold=LOST_PROGRESS_PRUNE if is_prune else LOST_PROGRESS_PENALISE,
+        symptom=Symptom.LOST_PROGRESS,
+        severity=Severity.PRUNE if is_prune else Severity.PENALISE,
+        step=report.step,
+        timestep_bin=worst_bin(window.bin_lost_progress),
+    )
+
+
+def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | None:
+    """R1c: no better than a trivial denoiser and not on the way down.
+
+    The bar is half-way between the best constant prediction (C0) and the best scalar gain
+    (L_iso). A trial that once did better, or is far above C0, has diverged; one that never
+    moved is not learning, which says nothing about the stability edge.
+    """
+    facts, reference = window.facts, window.facts.reference
+    if report.step < max(2 * facts.lr_warmup_steps, 0.1 * facts.max_train_steps):
+        return None
+    current = window.current_loss
+    bar = (reference.constant + reference.isotropic) / 2
+    hopeless = HOPELESS_RATIO * reference.constant
+    is_stuck = current > bar and (
+        window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS) > NOT_FALLING_T
+    )
+    if not (is_stuck or current > hopeless):
+        return None
+    has_diverged = current > hopeless or window.max_lost_progress > LOST_PROGRESS_PENALISE
+    bin_bar = (np.array(reference.bin_constant) + np.array(reference.bin_isotropic)) / 2
+    return Finding(
+        value=current,
+        threshold=hopeless if current > hopeless else bar,
+        symptom=Symptom.WORSE_THAN_TRIVIAL if has_diverged else Symptom.NOT_LEARNING,
+        severity=Severity.PRUNE,
+        step=report.step,
+        timestep_bin=worst_bin(window.current_bin_loss / bin_bar),
+    )
+
+
+def find_catastrophic_excursion(report: Report, window: TrialWindow) -> Finding | None:
+    """R1d: one batch far above the constant prediction, long after warm-up.
+
+    Without clipping it was fatal in 13 of 13 cases, with clipping in 0 of 6: there the trial may
+    go on, but its setting is not called stable.
+    """
+    facts = window.facts
+    window_start = report.step - facts.report_every
+    if window_start < facts.lr_warmup_steps + EXCURSION_GRACE_STEPS:
+        return None
+    threshold = EXCURSION_RATIO * facts.reference.constant
+    if not report.max_batch_loss > threshold:
+        return None
+    return Finding(
+        value=report.max_batch_loss,
+        threshold=threshold,
+        symptom=Symptom.CATASTROPHIC_EXCURSION,
+        severity=Severity.PENALISE if facts.is_clipped else Severity.PRUNE,
+        step=report.step,
+        timestep_bin=worst_bin(np.array(report.bin_loss) / np.array(window.min_bin_loss)),
+    )
+
+
+def worst_bin(badness: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> int | None:
+    """Index of the largest finite value; the noisiest bin of equals; None without any."""
+    usable = np.where(np.isfinite(badness), badness, -math.inf)
+    if not np.isfinite(usable).any():
+        return None
+    return int(len(usable) - 1 - usable[::-1].argmax())
+
+
+LOWER_LR = "Lower the learning rate: it is above the largest stable one for this clipping."
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        id="R1a",
+        find=find_non_finite,
+        reason="loss or gradient became NaN or Inf at step {step}{where}",
+        advice={
+            Symptom.NON_FINITE: "Lower the learning rate 4 times and clip with max_grad_norm 1."
+        },
+    ),
+    Rule(
+        id="R1b",
+        find=find_lost_progress,
+        reason="lost {value:.0%} of its progress by step {step}{where}",
+        advice={Symptom.LOST_PROGRESS: LOWER_LR},
+    ),
+    Rule(
+        id="R1c",
+        find=find_worse_than_trivial,
+        reason="loss {value:.3g} at step {step} is above {threshold:.3g}, the loss of a trivial "
+        "denoiser, and not falling{where}",
+        advice={
+            Symptom.WORSE_THAN_TRIVIAL: LOWER_LR,
+            Symptom.NOT_LEARNING: "Raise the learning rate or train longer; if no setting "
+            "learns, check the model and the data.",
+        },
+    ),
+    Rule(
+        id="R1d",
+        find=find_catastrophic_excursion,
+        reason="a batch loss of {value:.3g} by step {step}, above {threshold:.3g}, three times "
+        "that of a constant prediction{where}",
+        advice={
+            Symptom.CATASTROPHIC_EXCURSION: "Clip with max_grad_norm 1 and lower the learning "
+            "rate."
+        },
+    ),
+)
