@@ -1,0 +1,239 @@
+"""The driver's account of a study: every trial, every report, on disk before anyone acts.
+
+Scheduler, searcher and callbacks share one ledger; only the ledger writes files.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stabsearch.errors import StudyAborted
+from stabsearch.records import (
+    Evaluation,
+    Outcome,
+    Params,
+    Report,
+    Severity,
+    StoppedBy,
+    TrialFacts,
+    TrialRecord,
+    Verdict,
+)
+from stabsearch.results.store import StudyStore
+from stabsearch.search.observer import StudyObserver
+
+logger = logging.getLogger(__name__)
+
+FAILURES_BEFORE_ABORT = 3
+
+FLUSH_SECONDS = 2.0
+"""A running trial's Parquet files are at most this old; its journal is never."""
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveTrial:
+    """A trial that has no outcome yet."""
+
+    trial_id: str
+    setting: int
+    seed: int
+    params: Params
+    max_train_steps: int
+    facts: TrialFacts | None = None
+    reports: dict[int, Report] = field(default_factory=dict)
+    """By step: a trial that was started again repeats steps, with the same result."""
+    verdicts: dict[tuple[str, Severity], Verdict] = field(default_factory=dict)
+    attempts: int = 0
+    started_at: float = 0.0
+    flushed_at: float = 0.0
+
+    def record(
+        self,
+        outcome: Outcome = Outcome.RUNNING,
+        stopped_by: StoppedBy = StoppedBy.NOBODY,
+        reason: str = "",
+    ) -> TrialRecord:
+        """The trial as a row of trials.parquet."""
+        reports = self.ordered_reports()
+        deciding = self._deciding_verdict()
+        evaluation = next((r.evaluation for r in reversed(reports) if r.evaluation), None)
+        return TrialRecord(
+            trial_id=self.trial_id,
+            setting=self.setting,
+            seed=self.seed,
+            params=self.params,
+            outcome=outcome,
+            stopped_by=stopped_by,
+            severity=deciding.severity if deciding else Severity.NONE,
+            rule=deciding.rule if deciding else "",
+            symptom=deciding.symptom if deciding else "",
+            reason=reason or (deciding.reason if deciding else ""),
+            advice=deciding.advice if deciding else "",
+            verdict_step=deciding.step if deciding else None,
+            timestep_low=deciding.timestep_low if deciding else None,
+            timestep_high=deciding.timestep_high if deciding else None,
+            steps=reports[-1].step if reports else 0,
+            max_train_steps=self.max_train_steps,
+            score=_finite(evaluation.score_ema) if evaluation else None,
+            score_raw=_finite(evaluation.score_raw) if evaluation else None,
+            eval_loss=_finite(evaluation.loss_ema) if evaluation else None,
+            kappa=_finite(evaluation.kappa) if evaluation else None,
+            constant_score=self.facts.reference.constant_score if self.facts else None,
+            clip_rate=_summary(statistics.fmean, (r.clip_rate for r in reports)),
+            grad_norm_median=_summary(statistics.median, (r.grad_norm_median for r in reports)),
+            nonfinite_steps=sum(r.nonfinite_steps for r in reports),
+            attempts=self.attempts,
+            train_seconds=reports[-1].train_seconds if reports else 0.0,
+            started_at=self.started_at,
+            ended_at=None if outcome is Outcome.RUNNING else time.time(),
+        )
+
+    def ordered_reports(self) -> list[Report]:
+        return [self.reports[step] for step in sorted(self.reports)]
+
+    def evaluations(self) -> list[tuple[int, Evaluation]]:
+        """(step, evaluation) of every report that has one."""
+        return [(r.step, r.evaluation) for r in self.ordered_reports() if r.evaluation]
+
+    def _deciding_verdict(self) -> Verdict | None:
+        """The worst verdict; the earliest of equals."""
+        return min(
+            self.verdicts.values(), key=lambda v: (-v.severity, v.step, v.rule), default=None
+        )
+
+
+class Ledger:
+    """All trials of a study. Every change is written before the method returns."""
+
+    def __init__(
+        self, store: StudyStore, observer: StudyObserver, finished: Iterable[TrialRecord] = ()
+    ) -> None:
+        self._store = store
+        self._observer: StudyObserver | None = observer
+        self._finished = {record.trial_id: record for record in finished}
+        self._live: dict[str, LiveTrial] = {}
+        self.fatal: Exception | None = None
+        """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles what its scheduler refers to, for a restore that we never use."""
+        return {}
+
+    def add(self, trial: LiveTrial) -> None:
+        """Take in a proposed trial, or one that an earlier run left unfinished."""
+        self._live[trial.trial_id] = trial
+
+    def begin(self, trial_id: str) -> None:
+        """A worker starts, or starts again, a trial."""
+        trial = self._live[trial_id]
+        trial.attempts += 1
+        trial.started_at = trial.started_at or time.time()
+        self._store.begin_trial(
+            trial_id,
+            {
+                "setting": trial.setting,
+                "seed": trial.seed,
+                "params": trial.params,
+                "attempts": trial.attempts,
+                "started_at": trial.started_at,
+            },
+        )
+        self._store.write_trials([trial.record()])
+        self._tell("on_trial_start", trial.record())
+
+    def receive(
+        self, trial_id: str, facts: TrialFacts, report: Report, verdicts: tuple[Verdict, ...]
+    ) -> None:
+        """Put a report on disk."""
+        self._store.append_report(trial_id, report, verdicts)
+        trial = self._live[trial_id]
+        trial.facts = facts
+        trial.reports[report.step] = report
+        for verdict in verdicts:
+            trial.verdicts.setdefault((verdict.rule, verdict.severity), verdict)
+        if time.monotonic() - trial.flushed_at >= FLUSH_SECONDS:
+            self._flush(trial, facts)
+        self._tell("on_report", trial.record(), report, verdicts)
+
+    def end(
+        self,
+        trial_id: str,
+        outcome: Outcome,
+        stopped_by: StoppedBy = StoppedBy.NOBODY,
+        reason: str = "",
+    ) -> None:
+        """Give a trial its outcome and complete its files."""
+        trial = self._live.pop(trial_id)
+        record = trial.record(outcome, stopped_by, reason)
+        self._finished[trial_id] = record
+        self._store.end_trial(
+            record, trial.facts, trial.ordered_reports(), list(trial.verdicts.values())
+        )
+        self._store.checkpoint_path(trial_id).unlink(missing_ok=True)
+        self._tell("on_trial_end", record)
+        self._abort_if_nothing_works()
+
+    def close(self) -> None:
+        """Bring the Parquet files of unfinished trials up to date; end all file access."""
+        for trial in self._live.values():
+            if trial.facts is not None:
+                self._flush(trial, trial.facts)
+        self._store.close()
+
+    def is_live(self, trial_id: str) -> bool:
+        return trial_id in self._live
+
+    def live(self, trial_id: str) -> LiveTrial:
+        return self._live[trial_id]
+
+    def record(self, trial_id: str) -> TrialRecord:
+        """The record of a finished trial."""
+        return self._finished[trial_id]
+
+    def finished(self) -> Sequence[TrialRecord]:
+        return list(self._finished.values())
+
+    def observe_start(self, *arguments: Any, **keywords: Any) -> None:
+        self._tell("on_study_start", *arguments, **keywords)
+
+    def observe_end(self, *arguments: Any, **keywords: Any) -> None:
+        self._tell("on_study_end", *arguments, **keywords)
+
+    def _flush(self, trial: LiveTrial, facts: TrialFacts) -> None:
+        self._store.write_trial_tables(
+            trial.trial_id, facts, trial.ordered_reports(), list(trial.verdicts.values())
+        )
+        self._store.write_trials([trial.record()])
+        trial.flushed_at = time.monotonic()
+
+    def _abort_if_nothing_works(self) -> None:
+        """A study whose first trials all fail has a broken model, not unlucky settings."""
+        outcomes = [record.outcome for record in self._finished.values()]
+        if len(outcomes) >= FAILURES_BEFORE_ABORT and set(outcomes) == {Outcome.FAILED}:
+            reason = next(iter(self._finished.values())).reason
+            self.fatal = StudyAborted(
+                f"the first {len(outcomes)} trials all failed. The first one said:\n{reason}"
+            )
+
+    def _tell(self, event: str, *arguments: Any, **keywords: Any) -> None:
+        if self._observer is None:
+            return
+        try:
+            getattr(self._observer, event)(*arguments, **keywords)
+        except Exception:
+            logger.exception("The study's observer failed and is not called again.")
+            self._observer = None
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def _summary(function: Any, values: Iterable[float]) -> float | None:
+    known = [value for value in values if value == value]  # noqa: PLR0124  NaN is not itself
+    return float(function(known)) if known else None

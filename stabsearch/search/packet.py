@@ -1,0 +1,36 @@
+"""What crosses the wire from a worker to the controller: several reports at a time.
+
+Ray Tune's controller is one thread, and a call to a worker costs milliseconds. A packet gathers
+the reports of a short stretch of training, so that small models are not slowed by their reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stabsearch.records import Report, TrialFacts, Verdict
+
+STEP_KEY = "step"
+"""Time attribute of Ray's schedulers."""
+SCORE_KEY = "score"
+"""Metric of Ray's schedulers; always finite."""
+PACKET_KEY = "packet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedReport:
+    """A report and the verdicts that it added."""
+
+    report: Report
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packet:
+    """One result of a Ray trial."""
+
+    facts: TrialFacts | None
+    """None only if the trial failed before it could be set up."""
+    reports: tuple[JudgedReport, ...] = ()
+    failure: str | None = None
+    """Why the trial's own code raised; the trial cannot go on."""

@@ -1,0 +1,239 @@
+"""Verdicts first, rank second: a scheduler around any Ray scheduler that stops trials.
+
+Ray's own schedulers rank trials by a number, and a NaN has no rank: ASHA never stops one. Here a
+trial that is unstable by its own record is stopped whatever its rank, and the inner scheduler is
+asked about the others, with finite scores only.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from ray import tune
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+
+from stabsearch.records import (
+    Action,
+    Decision,
+    Outcome,
+    Report,
+    Severity,
+    StoppedBy,
+    Symptom,
+    TrialFacts,
+    Verdict,
+)
+from stabsearch.search.ledger import Ledger
+from stabsearch.search.packet import PACKET_KEY, SCORE_KEY, STEP_KEY, Packet
+from stabsearch.spec import SchedulerSpec
+
+CONTINUE = Decision(action=Action.CONTINUE)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTrial:
+    """What an inner scheduler sees of a trial: our id, the same before and after a restart."""
+
+    trial_id: str
+
+
+class NoRanking(FIFOScheduler):  # type: ignore[misc]
+    """An inner scheduler that lets every trial run."""
+
+
+INNER_SCHEDULERS: dict[str, Callable[[SchedulerSpec, int], TrialScheduler]] = {
+    "none": lambda spec, max_train_steps: NoRanking(),  # noqa: ARG005
+    "asha": lambda spec, max_train_steps: AsyncHyperBandScheduler(
+        time_attr=STEP_KEY,
+        metric=SCORE_KEY,
+        mode="min",
+        # One more than a trial can reach: the end of the budget is not a decision of rank.
+        max_t=max_train_steps + 1,
+        grace_period=max(1, round(spec.grace_fraction * max_train_steps)),
+        reduction_factor=spec.reduction_factor,
+    ),
+    "median": lambda spec, max_train_steps: MedianStoppingRule(
+        time_attr=STEP_KEY,
+        metric=SCORE_KEY,
+        mode="min",
+        grace_period=max(1, round(spec.grace_fraction * max_train_steps)),
+    ),
+}
+
+
+def guarded(otherwise: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Keep an exception from killing Ray Tune's loop: remember it, end the study in order.
+
+    The object needs a ``ledger``. The study driver raises what was remembered.
+    """
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(method)
+        def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+            ledger: Ledger = arguments[0].ledger  # type: ignore[attr-defined]
+            try:
+                return method(*arguments, **keywords)
+            except Exception as error:
+                ledger.fatal = ledger.fatal or error
+                return otherwise  # type: ignore[no-any-return]
+
+        return call
+
+    return decorate
+
+
+class StabilityGate(FIFOScheduler):  # type: ignore[misc]
+    """Stops what the analyzer calls unstable; leaves every other decision to ``inner``."""
+
+    def __init__(self, spec: SchedulerSpec, max_train_steps: int, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self._is_gated = spec.gate
+        self._inner_name = spec.inner
+        self._inner = INNER_SCHEDULERS[spec.inner](spec, max_train_steps)
+
+    def replay(
+        self, trial_id: str, scores: Iterable[tuple[int, float]], constant_score: float
+    ) -> None:
+        """Show the inner scheduler the (step, score)s of a trial from before a restart."""
+        ranked = RankedTrial(trial_id)
+        self._inner.on_trial_add(None, ranked)
+        for step, score in scores:
+            bounded = finite_score(score, constant_score)
+            self._inner.on_trial_result(None, ranked, _inner_result(step, bounded))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._inner.on_trial_add(tune_controller, RankedTrial(trial.config["trial_id"]))
+
+    @guarded(TrialScheduler.STOP)
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        trial_id: str = trial.config["trial_id"]
+        packet: Packet = result[PACKET_KEY]
+        for judged in packet.reports:
+            assert packet.facts is not None
+            self.ledger.receive(trial_id, packet.facts, judged.report, judged.verdicts)
+            decision = self._decide(
+                tune_controller, trial_id, packet.facts, judged.report, judged.verdicts
+            )
+            if decision.action is Action.STOP:
+                self.ledger.end(
+                    trial_id,
+                    _outcome(decision, judged.verdicts),
+                    decision.stopped_by,
+                    decision.reason,
+                )
+                return str(TrialScheduler.STOP)
+        if packet.failure is not None:
+            self.ledger.end(trial_id, Outcome.FAILED, reason=packet.failure)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    @guarded(None)
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """The worker was lost more often than it may be."""
+        del tune_controller
+        trial_id = trial.config["trial_id"]
+        if self.ledger.is_live(trial_id):
+            attempts = self.ledger.live(trial_id).attempts
+            self.ledger.end(
+                trial_id, Outcome.FAILED, reason=f"the worker was lost {attempts} times"
+            )
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: the trial got its outcome with the decision that ended it."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing: a removed trial has no reports to rank."""
+
+    def debug_string(self) -> str:
+        return f"StabilityGate around {self._inner_name}"
+
+    def _decide(
+        self,
+        tune_controller: Any,
+        trial_id: str,
+        facts: TrialFacts,
+        report: Report,
+        verdicts: tuple[Verdict, ...],
+    ) -> Decision:
+        prune = next((v for v in verdicts if v.severity is Severity.PRUNE), None)
+        if prune is not None and self._is_gated:
+            return Decision(
+                action=Action.STOP, stopped_by=StoppedBy.GATE, reason=prune.reason
+            )
+        if report.step >= facts.max_train_steps:
+            return Decision(action=Action.STOP)
+        return self._rank(tune_controller, trial_id, facts, report)
+
+    def _rank(
+        self, tune_controller: Any, trial_id: str, facts: TrialFacts, report: Report
+    ) -> Decision:
+        if report.evaluation is None:
+            return CONTINUE
+        score = finite_score(report.evaluation.score_ema, facts.reference.constant_score)
+        action = self._inner.on_trial_result(
+            tune_controller, RankedTrial(trial_id), _inner_result(report.step, score)
+        )
+        if action == TrialScheduler.CONTINUE:
+            return CONTINUE
+        return Decision(
+            action=Action.STOP,
+            stopped_by=StoppedBy.RANK,
+            reason=f"score {score:.4g} at step {report.step} ranks behind other trials "
+            f"({self._inner_name})",
+        )
+
+
+class StudyCallback(tune.Callback):  # type: ignore[misc]
+    """Tells the ledger when a worker begins a trial."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    @guarded(None)
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        self.ledger.begin(trial.config["trial_id"])
+
+
+class AbortStopper(tune.Stopper):  # type: ignore[misc]
+    """Ends the study in order when something of ours has failed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.ledger.fatal is not None
+
+
+def finite_score(score: float, constant_score: float) -> float:
+    """A score that a scheduler can rank: no worse than the best constant prediction's."""
+    return min(score, constant_score) if math.isfinite(score) else constant_score
+
+
+def _inner_result(step: int, score: float) -> dict[str, Any]:
+    return {STEP_KEY: step, SCORE_KEY: score, "training_iteration": step}
+
+
+def _outcome(decision: Decision, verdicts: tuple[Verdict, ...]) -> Outcome:
+    if decision.stopped_by is StoppedBy.NOBODY:
+        return Outcome.COMPLETED
+    prunes = {v.symptom for v in verdicts if v.severity is Severity.PRUNE}
+    if decision.stopped_by is StoppedBy.GATE and prunes != {Symptom.NOT_LEARNING}:
+        return Outcome.DIVERGED
+    return Outcome.STOPPED

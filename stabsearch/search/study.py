@@ -1,0 +1,211 @@
+"""Drives a study: spec in, a folder of results and a recommendation out.
+
+The same call starts a study, resumes one, and returns the answer of a finished one. Ray Tune
+schedules the trials; what happened is in our own files, and a restart is rebuilt from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stabsearch.cluster.local import RayRuntime, ray_runtime
+from stabsearch.errors import EnvironmentProblem, StudyAborted
+from stabsearch.recommend.pick import recommend
+from stabsearch.records import Outcome, Recommendation, TrialRecord
+from stabsearch.results.frames import Results, load
+from stabsearch.results.store import StudyStore
+from stabsearch.search.ledger import Ledger, LiveTrial
+from stabsearch.search.observer import StudyObserver, StudyOverview
+from stabsearch.spec import ResourcesSpec, StudySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResult:
+    """What a study returns."""
+
+    results: Results
+    recommendation: Recommendation
+    interrupted: bool
+    """Stopped before all trials were done; the same call resumes."""
+    path: Path
+
+
+def run_study(
+    spec: StudySpec, *, address: str | None = None, observer: StudyObserver | None = None
+) -> StudyResult:
+    """Run or resume a study.
+
+    ``address`` is a Ray cluster to join (``auto`` inside a job); None starts a local Ray, or
+    uses the one that this process has already initialised.
+
+    Raises EnvironmentProblem if the cluster cannot hold a single trial or the storage cannot be
+    written, ResultsError if the folder holds another study, ClusterError if the address does not
+    answer, and StudyAborted if the trials themselves cannot run. Finished trials stay on disk.
+    """
+    path = Path(spec.storage).expanduser().absolute() / spec.name
+    with ray_runtime(address) as runtime:
+        num_workers = count_workers(spec.resources, runtime)
+        store = StudyStore(path)
+        store.create(spec.model_dump(mode="json"), spec.fingerprint())
+        ledger = Ledger(store, observer or StudyObserver(), _finished_for_good(store))
+        ledger.observe_start(
+            StudyOverview(
+                name=spec.name,
+                path=path,
+                num_trials=spec.trials * spec.seeds,
+                num_workers=min(num_workers, spec.trials * spec.seeds),
+                max_train_steps=spec.trainer.max_train_steps,
+                finished=tuple(ledger.finished()),
+                param_names=tuple(spec.searched()),
+            )
+        )
+        if len(ledger.finished()) < spec.trials * spec.seeds:
+            _search(spec, store, ledger, num_workers)
+        interrupted = len(ledger.finished()) < spec.trials * spec.seeds
+        results = load(path)
+        recommendation = recommend(results)
+        ledger.observe_end(recommendation, interrupted=interrupted)
+    return StudyResult(
+        results=results, recommendation=recommendation, interrupted=interrupted, path=path
+    )
+
+
+def count_workers(resources: ResourcesSpec, runtime: RayRuntime) -> int:
+    """Trials that fit the cluster at the same time; EnvironmentProblem if not even one does."""
+    fits = []
+    for name, per_trial, available in (
+        ("cpus", resources.cpus, runtime.cpus),
+        ("gpus", resources.gpus, runtime.gpus),
+    ):
+        if per_trial > available:
+            raise EnvironmentProblem(
+                f"resources.{name}: {per_trial:g} per trial, but "
+                f"{'this machine' if runtime.is_local else 'the cluster'} has {available:g}. "
+                f"Lower resources.{name}, or run on a cluster that has them (--address)."
+            )
+        if per_trial > 0:
+            fits.append(int(available / per_trial + 1e-9))
+    if resources.workers is not None:
+        fits.append(resources.workers)
+    return max(1, min(fits, default=1))
+
+
+def _finished_for_good(store: StudyStore) -> list[TrialRecord]:
+    """Trials that a resumed study need not run again: a failed one gets another chance."""
+    return [r for r in store.finished_records() if r.outcome is not Outcome.FAILED]
+
+
+def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int) -> None:
+    """Let Ray Tune run every trial that is not finished."""
+    # Ray and Optuna are imported here so that importing this module, for its types, stays light.
+    import optuna
+    from ray import tune
+    from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+    from stabsearch.search.scheduler import AbortStopper, StabilityGate, StudyCallback
+    from stabsearch.search.searcher import SettingSearcher, distributions_for
+    from stabsearch.search.trainable import TrialTrainable
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    gate = StabilityGate(spec.scheduler, spec.trainer.max_train_steps, ledger)
+    searcher = SettingSearcher(
+        spec,
+        ledger,
+        distributions_for(spec),
+        store.path / "optuna.journal",
+        lambda trial: trial_config(spec, store, trial),
+        num_workers,
+    )
+    unfinished = _unfinished(spec, store)
+    finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
+    for record in finished:
+        if record.constant_score is not None:
+            gate.replay(
+                record.trial_id, store.score_history(record.trial_id), record.constant_score
+            )
+    searcher.restore_settings(finished, unfinished)
+
+    resources = PlacementGroupFactory(
+        [{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}]
+    )
+    with _scratch_folder() as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialTrainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=gate,
+                num_samples=spec.trials * spec.seeds - len(finished),
+                reuse_actors=True,
+                max_concurrent_trials=num_workers,
+            ),
+            run_config=tune.RunConfig(
+                name=spec.name,
+                storage_path=scratch,
+                verbose=0,
+                stop=AbortStopper(ledger),
+                callbacks=[StudyCallback(ledger)],
+                failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            ledger.close()
+    if ledger.fatal is not None:
+        raise StudyAborted(
+            f"the study stopped: {ledger.fatal}. Finished trials are in {store.path}; "
+            "mend the cause and run the same command to go on."
+        ) from ledger.fatal
+
+
+def trial_config(spec: StudySpec, store: StudyStore, trial: LiveTrial) -> dict[str, Any]:
+    """What a worker is told about a trial."""
+    return {
+        "trial_id": trial.trial_id,
+        "seed": trial.seed,
+        "trainer": json.loads(spec.trainer_for(trial.params).model_dump_json()),
+        "gate": spec.scheduler.gate,
+        "num_threads": max(1, int(spec.resources.cpus)),
+        "checkpoint": str(store.checkpoint_path(trial.trial_id)),
+        "search_path": os.getcwd(),
+    }
+
+
+def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
+    """Trials that an earlier run began and did not finish, with what they had reported."""
+    trials = []
+    for trial_id in store.unfinished_trial_ids():
+        journal = store.read_journal(trial_id)
+        trial = LiveTrial(
+            trial_id=trial_id,
+            setting=journal.started["setting"],
+            seed=journal.started["seed"],
+            params=journal.started["params"],
+            max_train_steps=spec.trainer_for(journal.started["params"]).max_train_steps,
+            attempts=journal.started["attempts"],
+            started_at=journal.started["started_at"],
+        )
+        trial.reports = {report.step: report for report in journal.reports}
+        for verdict in journal.verdicts:
+            trial.verdicts.setdefault((verdict.rule, verdict.severity), verdict)
+        trials.append(trial)
+    return trials
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[str]:
+    """Where Ray Tune keeps its own state, which nobody reads."""
+    folder = tempfile.mkdtemp(prefix="stabsearch-tune-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

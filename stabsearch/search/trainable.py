@@ -1,0 +1,111 @@
+"""What Ray Tune runs: a Trainer, judged beside its reports.
+
+Runs inside a Ray worker, which trains many trials one after the other (``reset_config``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from stabsearch.records import Severity
+from stabsearch.search.packet import PACKET_KEY, STEP_KEY, JudgedReport, Packet
+from stabsearch.spec import TrainerSpec
+from stabsearch.stability.analyzer import Analyzer
+from stabsearch.training.trainer import Trainer
+
+PACKET_SECONDS = 0.5
+"""A packet is sent when this much time has passed since the last."""
+CHECKPOINT_SECONDS = 10.0
+"""At most this much training (or one report, if that takes longer) is lost with a worker."""
+
+
+class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+    """One trial at a time; the worker process stays."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._failure: str | None = None
+        self._trainer: Trainer | None = None
+        self._checkpoint = Path(config["checkpoint"])
+        self._is_gated = config["gate"]
+        self._saved_at = time.monotonic()
+        try:
+            self._begin(config)
+        except Exception:
+            self._fail()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial; tells Ray that this worker can be used again."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train until the packet is due, the trial is over, or a verdict says to stop."""
+        reports: list[JudgedReport] = []
+        if self._trainer is not None:
+            try:
+                self._train(self._trainer, reports)
+            except Exception:
+                self._fail()
+        facts = None if self._trainer is None else self._trainer.facts
+        packet = Packet(facts=facts, reports=tuple(reports), failure=self._failure)
+        return {
+            PACKET_KEY: packet,
+            STEP_KEY: reports[-1].report.step if reports else 0,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Ray asks for this method before it reuses a worker; our own checkpoints are below."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Never called: no Ray checkpoint is ever taken."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        if config["search_path"] not in sys.path:
+            sys.path.append(config["search_path"])
+        torch.set_num_threads(config["num_threads"])
+        self._trainer = None  # frees the last trial's memory before the next is built
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        spec = TrainerSpec.model_validate(config["trainer"])
+        trainer = Trainer(spec, config["seed"])
+        self._analyzer = Analyzer(trainer.facts)
+        if self._checkpoint.exists():
+            state = torch.load(self._checkpoint, weights_only=True)
+            trainer.load_state_dict(state["trainer"])
+            self._analyzer.load_state_dict(state["analyzer"])
+        self._trainer = trainer
+
+    def _train(self, trainer: Trainer, reports: list[JudgedReport]) -> None:
+        # Here every report so far has reached the driver: a checkpoint leaves no gap in them.
+        self._save_if_due(trainer)
+        due = time.monotonic() + PACKET_SECONDS
+        while not trainer.is_finished:
+            report = trainer.train_window()
+            verdicts = self._analyzer.judge(report)
+            reports.append(JudgedReport(report=report, verdicts=verdicts))
+            is_pruned = any(verdict.severity is Severity.PRUNE for verdict in verdicts)
+            if (is_pruned and self._is_gated) or time.monotonic() >= due:
+                return
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        if time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
+            return
+        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(
+            {"trainer": trainer.state_dict(), "analyzer": self._analyzer.state_dict()}, partial
+        )
+        os.replace(partial, self._checkpoint)
+        self._saved_at = time.monotonic()
+
+    def _fail(self) -> None:
+        self._failure = traceback.format_exc(limit=-6).strip()
+        self._trainer = None

@@ -1,0 +1,197 @@
+"""Truth tables: what each rule says of a loss curve, and that it says nothing of the next one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from stabsearch.records import Severity, Symptom
+from stabsearch.stability.analyzer import Analyzer
+from stabsearch.stability.rules import RULES, worst_bin
+from stabsearch.stability.window import TrialWindow
+from tests.stability.reports import curve, facts, nan_report, report
+
+FALLING = [1.0, 0.9, 0.7, 0.5, 0.4, 0.35, 0.3, 0.28, 0.26, 0.25]
+"""To 250 steps; past warm-up (100) and R1c's earliest step (200)."""
+
+
+def verdicts(reports, rule=None, **fact_changes):
+    analyzer = Analyzer(facts(**fact_changes))
+    found = [(r.step, v) for r in reports for v in analyzer.judge(r)]
+    return [(step, v) for step, v in found if rule in (None, v.rule)]
+
+
+def test_every_rule_has_its_own_id_and_advice():
+    assert len({rule.id for rule in RULES}) == len(RULES)
+    assert all(text for rule in RULES for text in rule.advice.values())
+
+
+def test_healthy_curve_gets_no_verdict():
+    assert verdicts(curve(FALLING + [0.24, 0.26, 0.25, 0.24])) == []
+
+
+# --- R1a --------------------------------------------------------------------------------------
+
+
+def test_nan_is_pruned_at_the_first_report_with_its_own_step_and_bin():
+    [(step, verdict)] = verdicts([*curve([0.9, 0.8]), nan_report(75, 61)])
+
+    assert step == 75
+    assert (verdict.rule, verdict.symptom) == ("R1a", Symptom.NON_FINITE)
+    assert verdict.severity is Severity.PRUNE
+    assert verdict.step == 61
+    assert (verdict.timestep_low, verdict.timestep_high) == (750, 999)
+    assert "step 61" in verdict.reason
+    assert "timesteps 750-999" in verdict.reason
+
+
+def test_nan_gradient_alone_has_no_timesteps():
+    [(_, verdict)] = verdicts([nan_report(25, 3, bins=())])
+
+    assert verdict.timestep_bin is None
+    assert verdict.timestep_low is None
+    assert "timesteps" not in verdict.reason
+
+
+def test_nan_does_not_poison_what_comes_after():
+    """Judged again without the gate, a later loss of progress is still seen."""
+    reports = curve(FALLING)
+    reports[2] = nan_report(75, 60)
+    later = [report(275, 0.9), report(300, 0.9)]
+
+    assert [v.rule for _, v in verdicts(reports + later)] == ["R1a", "R1b", "R1b", "R1c"]
+
+
+# --- R1b --------------------------------------------------------------------------------------
+# After FALLING the minimum is 0.25: the scale is C0 - min = 0.75. "Current" is a mean of two.
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ([0.35, 0.35], []),
+        ([0.39, 0.39], []),
+        ([0.41, 0.41], [Severity.PENALISE]),
+        ([0.62, 0.62], [Severity.PENALISE]),
+        ([0.64, 0.64], [Severity.PENALISE, Severity.PRUNE]),
+        ([0.95, 0.95], [Severity.PENALISE, Severity.PRUNE]),
+        ([1.50, 1.50], [Severity.PRUNE]),
+        ([0.54, 0.25], []),
+    ],
+    ids=["lost 13%", "19%", "21%", "49%", "52%", "93%", "beyond", "a spike that recovers"],
+)
+def test_lost_progress(tail, expected):
+    found = verdicts(curve(FALLING + tail), rule="R1b")
+
+    assert [v.severity for _, v in found] == expected
+
+
+@pytest.mark.parametrize(("steps_of_warmup", "expected_step"), [(0, 75), (100, 150), (150, 200)])
+def test_lost_progress_is_not_judged_before_warm_up_and_two_windows(
+    steps_of_warmup, expected_step
+):
+    found = verdicts(curve([0.5, 0.4] + [1.2] * 10), rule="R1b", lr_warmup_steps=steps_of_warmup)
+
+    assert found[0][0] == expected_step
+
+
+def test_a_trial_that_hardly_moved_does_not_lose_all_of_nothing():
+    """Progress .02 of a possible .8: the scale is half of the possible progress."""
+    assert verdicts(curve([1.0, 0.98, 0.98] + [1.05] * 5), rule="R1b") == []
+
+
+def test_lost_progress_names_the_bin_that_lost_most():
+    reports = curve(FALLING)
+    for step in (275, 300):
+        reports.append(report(step, 0.7, bin_loss=(0.45, 0.3, 0.3, 1.75)))
+    found = verdicts(reports, rule="R1b")
+
+    assert (found[-1][1].timestep_low, found[-1][1].timestep_high) == (750, 999)
+
+
+# --- R1c: bar 0.6, hopeless above 1.5 ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([1.0] * 8, [Symptom.NOT_LEARNING]),
+        ([1.0] * 7, []),
+        (np.geomspace(1.0, 0.85, 8).tolist(), []),
+        ([1.0, 0.8, 0.7] + [0.59] * 5, []),
+        ([1.0, 0.5, 1.0] + [1.0] * 5, [Symptom.WORSE_THAN_TRIVIAL]),
+        ([9.0, 5.0, 1.1] + [1.0] * 5, [Symptom.NOT_LEARNING]),
+        ([1.0, 9.0, 5.0] + [1.0] * 5, [Symptom.WORSE_THAN_TRIVIAL]),
+        (np.geomspace(9.0, 1.6, 8).tolist(), [Symptom.WORSE_THAN_TRIVIAL]),
+    ],
+    ids=[
+        "never moved",
+        "too early to say",
+        "slow but falling",
+        "stuck below the bar",
+        "came down and went back",
+        "started high and came to rest at a constant",
+        "went up in warm-up and came to rest",
+        "far above, though falling",
+    ],
+)
+def test_worse_than_trivial(losses, expected):
+    assert [v.symptom for _, v in verdicts(curve(losses), rule="R1c")] == expected
+
+
+def test_not_learning_says_nothing_about_the_edge():
+    [(_, verdict)] = verdicts(curve([1.0] * 8))
+
+    assert not verdict.symptom.is_divergence
+    assert "Raise the learning rate" in verdict.advice
+
+
+# --- R1d: threshold 3, from step warm-up + 100 on ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "max_batch_loss", "is_clipped", "expected"),
+    [
+        (250, 3.1, False, [Severity.PRUNE]),
+        (250, 3.1, True, [Severity.PENALISE]),
+        (250, 2.9, False, []),
+        (200, 9.0, False, []),
+        (225, 3.1, False, [Severity.PRUNE]),
+        (250, math.nan, False, []),
+    ],
+    ids=["unclipped", "clipped", "below", "in the grace", "first step after it", "nan"],
+)
+def test_catastrophic_excursion(step, max_batch_loss, is_clipped, expected):
+    reports = curve(FALLING[: step // 25 - 1])
+    reports.append(report(step, 0.3, max_batch_loss=max_batch_loss))
+    found = verdicts(reports, rule="R1d", is_clipped=is_clipped)
+
+    assert [v.severity for _, v in found] == expected
+
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("badness", "expected"),
+    [([1.0, 3.0, 2.0], 1), ([1.0, 1.0], 1), ([math.nan, 0.5], 1), ([math.nan, math.inf], None)],
+    ids=["largest", "noisiest of equals", "nan is skipped", "nothing finite"],
+)
+def test_worst_bin(badness, expected):
+    assert worst_bin(np.array(badness)) == expected
+
+
+def test_slope_t_statistic_agrees_with_least_squares():
+    rng = np.random.default_rng(0)
+    losses = np.exp(rng.normal(size=20) * 0.1 - 0.02 * np.arange(20)).tolist()
+    window = TrialWindow(facts())
+    for r in curve(losses):
+        window.observe(r)
+    y = np.log(losses[-8:])
+    design = np.stack([np.ones(8), np.arange(8)], axis=1)
+    coefficients, residual, *_ = np.linalg.lstsq(design, y, rcond=None)
+    error = math.sqrt(residual[0] / 6 * np.linalg.inv(design.T @ design)[1, 1])
+
+    assert window.log_loss_slope_t(0.4, 4) == pytest.approx(coefficients[1] / error)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stabsearch.spec import DataSpec, ModelSpec, TrainerSpec
+from stabsearch.training.trainer import Trainer, load_dataset
+
+
+def spec(**changes):
+    fields = {
+        "model": ModelSpec(name="mlp", width=16, num_blocks=1),
+        "max_train_steps": 60,
+        "report_every": 10,
+        "eval_every": 20,
+        "eval_samples": 100,
+        "batch_size": 16,
+    }
+    return TrainerSpec(**fields | changes)
+
+
+def run(trainer):
+    reports = []
+    while not trainer.is_finished:
+        reports.append(trainer.train_window())
+    return reports
+
+
+def without_times(report):
+    return dataclasses.replace(report, train_seconds=0.0)
+
+
+def same(first, second):
+    """Equal field by field, with NaN equal to NaN."""
+    return repr([without_times(r) for r in first]) == repr([without_times(r) for r in second])
+
+
+class Poisoned(nn.Module):
+    """Predicts zeros until its k-th training forward pass, NaN from there on."""
+
+    def __init__(self, sample_shape, *, first_nan_step):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.first_nan_step = first_nan_step
+        self.calls = 0
+
+    def forward(self, x_t, timesteps):
+        self.calls += self.training
+        poison = math.nan if self.calls >= self.first_nan_step else 0.0
+        return x_t * self.weight + poison
+
+
+def test_training_lowers_the_held_out_loss_below_the_constant_prediction():
+    model = ModelSpec(name="mlp", width=64, num_blocks=2)
+    trainer = Trainer(spec(model=model, batch_size=64, max_train_steps=300), 0)
+    before = trainer.evaluate().loss_raw
+    after = run(trainer)[-1].evaluation
+
+    assert after.loss_raw < 0.5 * before
+    assert after.score_raw < 0.5 * trainer.facts.reference.constant_score
+
+
+def test_same_setting_and_seed_give_the_same_reports():
+    assert same(run(Trainer(spec(), 0)), run(Trainer(spec(), 0)))
+
+
+def test_another_seed_gives_other_reports():
+    assert not same(run(Trainer(spec(), 0)), run(Trainer(spec(), 1)))
+
+
+def test_a_trial_does_not_depend_on_what_the_worker_did_before():
+    alone = run(Trainer(spec(), 0))
+    run(Trainer(spec(learning_rate=0.5, max_grad_norm=None), 7))
+    torch.randn(10)
+
+    assert same(run(Trainer(spec(), 0)), alone)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": None}, {"optimizer": "sgd"}])
+def test_restored_checkpoint_continues_bit_for_bit(changes, tmp_path):
+    whole = run(Trainer(spec(**changes), 0))
+    first = Trainer(spec(**changes), 0)
+    first.train_window(), first.train_window()
+    torch.save(first.state_dict(), tmp_path / "checkpoint.pt")
+    resumed = Trainer(spec(**changes), 0)
+    resumed.train_window()
+    resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+
+    assert same(run(resumed), whole[2:])
+
+
+def test_a_nan_is_reported_with_its_step_and_never_averaged():
+    poisoned_model = ModelSpec(name="tests.training.test_trainer:Poisoned", first_nan_step=14)
+    trainer = Trainer(spec(model=poisoned_model), 0)
+    healthy, poisoned = trainer.train_window(), trainer.train_window()
+
+    assert healthy.nonfinite_steps == 0
+    assert poisoned.first_nonfinite_step == 14
+    assert poisoned.nonfinite_steps == 7
+    assert sum(poisoned.bin_nonfinite) == 7 * 16
+    assert math.isfinite(poisoned.loss)
+    assert math.isfinite(poisoned.grad_norm_median)
+
+
+def test_report_counts_every_sample_and_its_loss_is_the_mean_of_the_bin_means():
+    report = Trainer(spec(), 0).train_window()
+
+    assert sum(report.bin_count) == 10 * 16
+    assert report.loss == pytest.approx(np.nanmean(report.bin_loss))
+
+
+def test_evaluations_come_at_their_interval_and_at_the_end():
+    steps = [r.step for r in run(Trainer(spec(max_train_steps=50), 0)) if r.evaluation]
+
+    assert steps == [20, 40, 50]
+
+
+def test_last_window_may_be_shorter():
+    reports = run(Trainer(spec(max_train_steps=25), 0))
+
+    assert [r.step for r in reports] == [10, 20, 25]
+    assert sum(reports[-1].bin_count) == 5 * 16
+
+
+def test_without_ema_both_evaluations_are_the_raw_one():
+    evaluation = Trainer(spec(ema_decay=None), 0).evaluate()
+
+    assert evaluation.score_ema == evaluation.score_raw
+    assert evaluation.kappa == 1.0
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_the_best_constant_prediction_scores_the_constant_score(prediction_type):
+    """A model that predicts the constant: its measured score is the reference's, within the
+    sampling error of the grid."""
+    trainer = Trainer(
+        spec(prediction_type=prediction_type, eval_samples=20_000, num_timestep_bins=10), 0
+    )
+    mean = torch.from_numpy(load_dataset(DataSpec()).train.mean(axis=0))
+
+    class Constant(nn.Module):
+        def forward(self, x_t, timesteps):
+            sigma = trainer._objective._sigma[timesteps].view(-1, 1, 1, 1)
+            return {
+                "epsilon": torch.zeros_like(x_t),
+                "sample": mean.expand_as(x_t),
+                "v_prediction": -sigma * mean,
+            }[prediction_type]
+
+    trainer._model, trainer._ema = Constant(), None
+    evaluation = trainer.evaluate()
+    reference = trainer.facts.reference
+
+    assert evaluation.loss_raw == pytest.approx(reference.constant, rel=0.03)
+    assert evaluation.score_raw == pytest.approx(reference.constant_score, rel=0.03)
+
+
+def test_evaluation_grid_does_not_depend_on_the_setting_or_the_seed():
+    first = Trainer(spec(), 0)._grid
+    second = Trainer(spec(learning_rate=0.1, max_grad_norm=None), 5)._grid
+
+    assert torch.equal(first._x_t, second._x_t)
+    assert torch.equal(first._timesteps, second._timesteps)
+
+
+def test_evaluating_does_not_change_the_trajectory():
+    looked, undisturbed = Trainer(spec(), 0), Trainer(spec(), 0)
+    looked.train_window(), undisturbed.train_window()
+    weights = copy.deepcopy(looked._model.state_dict())
+    looked.evaluate()
+
+    assert all(torch.equal(v, weights[k]) for k, v in looked._model.state_dict().items())
+    assert same(run(looked), run(undisturbed))
+
+
+def test_bf16_trains_to_nearly_the_same_loss():
+    fp32 = run(Trainer(spec(max_train_steps=200), 0))[-1].evaluation.loss_raw
+    bf16 = run(Trainer(spec(max_train_steps=200, precision="bf16"), 0))[-1].evaluation.loss_raw
+
+    assert bf16 == pytest.approx(fp32, rel=0.05)
+    assert bf16 != fp32
