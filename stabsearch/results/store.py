@@ -221,6 +221,10 @@ class StudyStore:
     def _table_path(self, table: str, trial_id: str) -> Path:
         return self.path / table / f"{trial_id}.parquet"
 
+    def checkpoint_path(self, trial_id: str) -> Path:
+        """Where a worker keeps the trial's latest checkpoint."""
+        return self.path / CHECKPOINTS / f"{trial_id}.pt"
+
     def end_trial(
         self,
         record: TrialRecord,

@@ -1,0 +1,121 @@
+"""The searched parameters as the coordinates of a plane: octaves for what is searched by ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stabsearch.records import Params, ParamValue, TrialRecord
+
+LEARNING_RATE = "learning_rate"
+MAX_GRAD_NORM = "max_grad_norm"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One searched numeric parameter."""
+
+    name: str
+    low: float
+    high: float
+    is_log: bool
+    null_value: float | None = None
+    """What a null stands for on this axis: no clipping is a threshold above every gradient."""
+
+    def position(self, value: ParamValue) -> float:
+        """Octaves (log2) on a log axis, else the fraction of the searched range."""
+        number = self.null_value if value is None else float(value)
+        assert number is not None
+        if self.is_log:
+            return math.log2(number)
+        return (number - self.low) / (self.high - self.low)
+
+    def value(self, position: float) -> float:
+        """The inverse of ``position``."""
+        return 2.0**position if self.is_log else self.low + position * (self.high - self.low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """What was searched: numeric axes, and categories that are compared but not interpolated."""
+
+    axes: tuple[Axis, ...]
+    categories: tuple[str, ...]
+
+    def axis(self, name: str) -> Axis | None:
+        return next((axis for axis in self.axes if axis.name == name), None)
+
+    def points(self, settings: Sequence[Params]) -> Floats:
+        """Positions ``[settings, axes]``."""
+        rows = [[axis.position(params[axis.name]) for axis in self.axes] for params in settings]
+        return np.array(rows, dtype=np.float64).reshape(len(settings), len(self.axes))
+
+    def category(self, params: Params) -> tuple[ParamValue, ...]:
+        """The setting's combination of categorical values."""
+        return tuple(params[name] for name in self.categories)
+
+
+def gradient_ceiling(records: Iterable[TrialRecord]) -> float | None:
+    """4 x the typical gradient norm: a clip threshold above it is no clipping at all.
+
+    Stable trials speak for it where there are any: diverged networks have small gradients.
+    """
+    known = [r for r in records if r.grad_norm_median is not None and r.grad_norm_median > 0]
+    norms = [r.grad_norm_median for r in known if r.is_stable] or [
+        r.grad_norm_median for r in known
+    ]
+    return 4.0 * float(np.median(np.array(norms, dtype=np.float64))) if norms else None
+
+
+def search_space(study: Mapping[str, Any], records: Sequence[TrialRecord]) -> SearchSpace:
+    """The study's searched parameters, in the order of its ``space``."""
+    space: Mapping[str, Any] = study.get("space") or {}
+    ceiling = gradient_ceiling(records)
+    axes, categories = [], []
+    for name, domain in space.items():
+        tried = [record.params[name] for record in records if name in record.params]
+        if len(tried) < len(records):
+            continue  # a constant: not a sampled value
+        axis = _axis(name, domain, ceiling)
+        if axis is not None:
+            axes.append(axis)
+        elif len({(type(value), value) for value in tried}) > 1:
+            categories.append(name)
+    return SearchSpace(axes=tuple(axes), categories=tuple(categories))
+
+
+def _axis(name: str, domain: object, ceiling: float | None) -> Axis | None:
+    """The axis of a numeric domain; None for a constant and for a choice among words."""
+    if not isinstance(domain, Mapping):
+        return None
+    null_value = None
+    if "choice" in domain:
+        values = domain["choice"]
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        has_null = None in values
+        if len(numbers) + has_null < len(values) or (has_null and name != MAX_GRAD_NORM):
+            return None
+        if has_null and numbers:
+            # Beyond the largest threshold by at least an octave: it is another setting.
+            null_value = max(ceiling or 0.0, 2.0 * max(numbers))
+            numbers.append(null_value)
+        if len(set(numbers)) < 2:
+            return None
+        low, high = float(min(numbers)), float(max(numbers))
+        is_log = low > 0 and high / low >= 4
+    else:
+        kind = next((k for k in ("log_uniform", "uniform", "int") if domain.get(k)), None)
+        if kind is None:
+            return None
+        low, high = map(float, domain[kind])
+        is_log = kind == "log_uniform" or (name == LEARNING_RATE and low > 0)
+    if low >= high:
+        return None
+    return Axis(name=name, low=low, high=high, is_log=is_log, null_value=null_value)

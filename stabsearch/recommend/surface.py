@@ -1,0 +1,140 @@
+"""The predicted score over the searched space: a Gaussian process through the finished trials."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats, SearchSpace
+from stabsearch.records import Outcome, StoppedBy, Symptom, TrialRecord
+
+MIN_TRIALS = 4
+"""Fewer points than this say nothing about a surface."""
+
+MAX_TRIALS_FOR_LENGTHS = 300
+"""The lengths of a larger study are fitted to a sample: the cost grows with the cube."""
+
+
+class Surface:
+    """Predicts the score at ``points[n, axes]``, never above that of a dead network."""
+
+    def __init__(
+        self, axes: tuple[Axis, ...], points: Floats, scores: Floats, constant_score: float
+    ) -> None:
+        self._axes = axes
+        self._constant_score = constant_score
+        self._process = _fit(axes, points, np.log(scores))
+
+    def predict(self, points: Floats) -> Floats:
+        """Predicted scores ``[n]``."""
+        if len(points) == 0:
+            return np.empty(0)
+        scores: Floats = np.exp(np.asarray(self._process.predict(points), dtype=np.float64))
+        return np.minimum(scores, self._constant_score)
+
+    def worst_nearby(self, points: Floats, octaves: float = 1.0) -> Floats:
+        """Highest predicted score in the box of +-``octaves`` around each of ``points``.
+
+        The box spans the axes that are searched by ratio; on the others it has no width. It may
+        reach beyond the searched range, where the process returns to its mean.
+        """
+        offsets = _box(self._axes, octaves)
+        around = (points[:, None, :] + offsets[None, :, :]).reshape(-1, len(self._axes))
+        worst: Floats = self.predict(around).reshape(len(points), len(offsets)).max(axis=1)
+        return worst
+
+
+def fit_surface(
+    space: SearchSpace, records: Sequence[TrialRecord], constant_score: float
+) -> Surface | None:
+    """The surface through the usable ones of ``records``; None if they are too few."""
+    known = [(r, s) for r in records if (s := surface_score(r, constant_score)) is not None]
+    if len(known) < MIN_TRIALS or not space.axes:
+        return None
+    points = space.points([record.params for record, _ in known])
+    if len(np.unique(points, axis=0)) < MIN_TRIALS:
+        return None
+    scores = np.array([score for _, score in known], dtype=np.float64)
+    return Surface(space.axes, points, scores, constant_score)
+
+
+def surface_score(record: TrialRecord, constant_score: float) -> float | None:
+    """The score by which a trial enters the surface; None if it must not enter.
+
+    An unstable trial enters as a dead network. A trial that was stopped by rank, or still runs,
+    has the score of a shorter training: it would bend the surface, so it stays out.
+    """
+    if record.is_unstable:
+        return constant_score
+    never_moved = record.symptom == Symptom.NOT_LEARNING and record.stopped_by is StoppedBy.GATE
+    if record.outcome is Outcome.COMPLETED or never_moved:
+        is_measured = record.score is not None and record.score > 0
+        return (
+            min(record.score, constant_score) if is_measured and record.score else constant_score
+        )
+    return None
+
+
+def constant_score_of(records: Sequence[TrialRecord]) -> float | None:
+    """What a dead network scores in this study; the worst measured score if no trial says."""
+    said = [r.constant_score for r in records if r.constant_score is not None]
+    if said:
+        return float(np.median(np.array(said)))
+    return max((r.score for r in records if r.score is not None and r.score > 0), default=None)
+
+
+def _fit(axes: tuple[Axis, ...], points: Floats, targets: Floats) -> GaussianProcessRegressor:
+    lengths, bounds = [], []
+    for axis in axes:
+        start, shortest, longest = _lengths(axis)
+        lengths.append(start)
+        bounds.append((shortest, longest))
+    kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(
+        length_scale=lengths, length_scale_bounds=bounds, nu=1.5
+    ) + WhiteKernel(0.01, (1e-4, 0.5))
+    process = GaussianProcessRegressor(
+        kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0
+    )
+    if len(points) > MAX_TRIALS_FOR_LENGTHS:
+        order = np.random.default_rng(0).permutation(len(points))
+        chosen = order[:MAX_TRIALS_FOR_LENGTHS]
+        kernel = _fitted(process, points[chosen], targets[chosen]).kernel_
+        process = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+    return _fitted(process, points, targets)
+
+
+def _fitted(
+    process: GaussianProcessRegressor, points: Floats, targets: Floats
+) -> GaussianProcessRegressor:
+    with warnings.catch_warnings():
+        # A length at its bound is an answer: the bounds are what we believe before the data.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return process.fit(points, targets)
+
+
+def _lengths(axis: Axis) -> tuple[float, float, float]:
+    """Length scale at the start, and its bounds: octaves on log axes, else parts of the range."""
+    if not axis.is_log:
+        return 0.5, 0.1, 10.0
+    return (2.0, 0.75, 16.0) if axis.name == LEARNING_RATE else (4.0, 1.5, 64.0)
+
+
+def _box(axes: tuple[Axis, ...], octaves: float) -> Floats:
+    """Offsets ``[m, axes]`` that fill the box; beyond five log axes, only along each axis."""
+    num_log = sum(axis.is_log for axis in axes)
+    per_axis = {0: 1, 1: 17, 2: 9, 3: 5}.get(num_log, 3)
+    ticks = np.linspace(-octaves, octaves, per_axis)
+    if num_log <= 5:
+        spans = [ticks if axis.is_log else np.zeros(1) for axis in axes]
+        return np.array(list(itertools.product(*spans)), dtype=np.float64)
+    star = [np.zeros(len(axes))]
+    for index, axis in enumerate(axes):
+        if axis.is_log:
+            star += [tick * np.eye(len(axes))[index] for tick in ticks]
+    return np.array(star, dtype=np.float64)
