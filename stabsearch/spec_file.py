@@ -32,7 +32,7 @@ Origins = dict[tuple[str, ...], Path]
 
 
 def load_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
-    """Read a study file. ``overrides`` (top-level fields) win over what it says.
+    """Read a study file. ``overrides`` (dotted field -> value) win over what it says.
 
     Raises SpecError naming file, field, value, rule and remedy of everything that is wrong.
     """
@@ -40,8 +40,15 @@ def load_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     origins: Origins = {}
     fields = _read(file, origins, ())
     for name, value in (overrides or {}).items():
-        fields[name] = value
-        origins[(name,)] = Path(f"--{name}")
+        *sections, field = name.split(".")
+        place = fields
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                break  # validation will say so
+        else:
+            place[field] = value
+            origins[(*sections, field)] = Path(f"--{field}")
     return _validated(fields, str(file), origins)
 
 
@@ -87,9 +94,9 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
-def starter_file() -> str:
+def starter_file(name: str = "my_study") -> str:
     """What ``stabsearch init`` writes: a study that runs as it is, with comments."""
-    return _STARTER
+    return _STARTER.replace("my_study", name)
 
 
 def _validated(fields: dict[str, Any], source: str, origins: Origins) -> StudySpec:
@@ -202,7 +209,7 @@ def _mapping_in(file: Path) -> dict[str, Any]:
         raise SpecError(f"{file}: is empty. `stabsearch init` writes a file to start from.")
     if not isinstance(fields, dict):
         raise SpecError(
-            f"{file}: must be a list of fields, each 'name: value', but is a "
+            f"{file}: must hold fields, each 'name: value', but is a "
             f"{'list' if isinstance(fields, list) else 'single value'}. "
             "`stabsearch init` writes a file to start from."
         )
@@ -298,7 +305,7 @@ _STARTER = """\
 #   stabsearch run FILE              searches; the same command resumes an interrupted search
 # Every field, with its meaning: stabsearch schema
 
-name: my_study            # also the name of the results folder
+name: my_study  # also the name of the results folder
 storage: results          # the study's folder is results/my_study
 trials: 32                # settings to try
 seeds: 1                  # trials per setting, each with its own seed

@@ -1,0 +1,86 @@
+"""The command ``stabsearch``: its parts mounted, its errors printed, its exit codes.
+
+0    done; for run: a stable setting was found
+1    the study began and could not go on
+2    something that the user can mend: one message, no traceback
+3    run: the study is complete and no setting was stable
+130  interrupted; finished trials are on disk
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from stabsearch.cli import study_commands
+from stabsearch.errors import StabsearchError
+
+INTERRUPTED = 130
+
+
+def _show_version(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    try:
+        typer.echo(f"stabsearch {version('stabsearch')}")
+    except PackageNotFoundError:
+        typer.echo("stabsearch (not installed)")
+    raise typer.Exit
+
+
+app = typer.Typer(
+    name="stabsearch",
+    help="Finds which settings of a diffusion training are stable, how far they are from the "
+    "edge, and why the others fail.",
+    epilog="A first search:\n\n"
+    "  [bold]stabsearch init my_study.yaml[/]\n\n"
+    "  [bold]stabsearch run my_study.yaml[/]",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    del show_version  # its callback has answered
+
+
+for commands in (study_commands,):
+    commands.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; a user's mistake is a message, not a traceback."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="stabsearch")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except StabsearchError as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away: `stabsearch schema | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,385 @@
+"""What a person sees while a study runs: a live display, or a log line per finished trial."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stabsearch.records import (
+    Outcome,
+    Params,
+    ParamValue,
+    Recommendation,
+    Report,
+    StoppedBy,
+    TrialRecord,
+    Verdict,
+)
+from stabsearch.search.observer import StudyObserver, StudyOverview
+
+NUM_REASONS = 5
+"""Last finished trials that did not prove stable, shown with their reasons."""
+NUM_RUNNING = 8
+"""Running trials that are shown; more are counted."""
+
+Clock = Callable[[], float]
+
+
+class StudyProgress(StudyObserver):
+    """Base of both forms. As a context manager it leaves the terminal in order."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        self.console = console
+        self.tally = Tally(clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing; may be called twice."""
+
+
+def progress_for(console: Console) -> StudyProgress:
+    """A live display on a terminal, log lines anywhere else."""
+    return LiveProgress(console) if console.is_terminal else LogProgress(console)
+
+
+# ------------------------------------------------------------------------------------------------
+# What is counted
+
+
+@dataclass
+class Tally:
+    """The state of a study, as far as it was told."""
+
+    clock: Clock = time.monotonic
+    overview: StudyOverview | None = None
+    finished: dict[str, TrialRecord] = field(default_factory=dict)
+    running: dict[str, TrialRecord] = field(default_factory=dict)
+    began: float = 0.0
+    _started: dict[str, float] = field(default_factory=dict)
+    """Clock at the start of every running trial."""
+    _seconds: list[float] = field(default_factory=list)
+    """Wall time of the trials that this run finished."""
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def begin(self, overview: StudyOverview) -> None:
+        self.overview = overview
+        self.began = self.clock()
+        self.finished = {record.trial_id: record for record in overview.finished}
+
+    def start(self, trial: TrialRecord) -> None:
+        self.running[trial.trial_id] = trial
+        self._started[trial.trial_id] = self.clock()
+
+    def report(self, trial: TrialRecord) -> None:
+        if trial.trial_id in self.running:
+            self.running[trial.trial_id] = trial
+
+    def end(self, trial: TrialRecord) -> None:
+        self.running.pop(trial.trial_id, None)
+        self.finished[trial.trial_id] = trial
+        started = self._started.pop(trial.trial_id, None)
+        if started is not None:
+            self._seconds.append(self.clock() - started)
+
+    @property
+    def num_trials(self) -> int:
+        return self.overview.num_trials if self.overview else 0
+
+    @property
+    def num_done(self) -> int:
+        return len(self.finished)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the study began or was resumed."""
+        return self.clock() - self.began
+
+    def remaining(self) -> float | None:
+        """Estimated seconds to the end: mean wall time of a trial x trials left / workers.
+
+        Trials that an earlier run finished stand in until one of this run has ended.
+        """
+        if self.overview is None:
+            return None
+        seconds = self._seconds or [
+            r.train_seconds for r in self.overview.finished if r.train_seconds > 0
+        ]
+        if not seconds:
+            return None
+        mean = sum(seconds) / len(seconds)
+        num_left = max(0, self.num_trials - self.num_done)
+        if num_left == 0:
+            return 0.0
+        now = self.clock()
+        spent = sum(min(now - started, 0.9 * mean) for started in self._started.values())
+        num_parallel = max(1, min(self.overview.num_workers, num_left))
+        return max(0.0, num_left * mean - spent) / num_parallel
+
+    def best(self) -> TrialRecord | None:
+        """The stable trial with the lowest score so far."""
+        scored = [r for r in self.finished.values() if r.is_stable and r.score is not None]
+        return min(scored, key=lambda r: (r.score or 0.0, r.trial_id), default=None)
+
+    def counts(self) -> dict[str, int]:
+        """Finished trials by how they ended, in the words of the display."""
+        counts = dict.fromkeys(LABELS, 0)
+        for record in self.finished.values():
+            counts[label_of(record)] += 1
+        return counts
+
+    def timing(self) -> str:
+        left = self.remaining()
+        about = "" if left is None else f", about {clock_time(left)} left"
+        return f"elapsed {clock_time(self.elapsed)}{about}"
+
+
+LABELS = {"stable": "green", "pruned": "red", "unstable": "red", "behind": "yellow", "failed": ""}
+"""How a trial can end -> its colour. ``pruned``: stopped by the gate. ``unstable``: trained to
+the end and is not called stable. ``behind``: stopped by rank."""
+
+
+def label_of(record: TrialRecord) -> str:
+    if record.outcome is Outcome.FAILED:
+        return "failed"
+    if record.stopped_by is StoppedBy.RANK:
+        return "behind"
+    if record.stopped_by is StoppedBy.GATE or record.outcome is Outcome.DIVERGED:
+        return "pruned"
+    return "stable" if record.is_stable else "unstable"
+
+
+# ------------------------------------------------------------------------------------------------
+# A log file
+
+
+class LogProgress(StudyProgress):
+    """One line when the study starts, one per finished trial, one at the end."""
+
+    def on_study_start(self, overview: StudyOverview) -> None:
+        self.tally.begin(overview)
+        settled = len(overview.finished)
+        resumed = f", {settled} of them already finished" if settled else ""
+        self._say(
+            f"{overview.name}: {overview.num_trials} trials of up to {overview.max_train_steps} "
+            f"steps{resumed}, {overview.num_workers} at a time, results in {overview.path}"
+        )
+
+    def on_trial_start(self, trial: TrialRecord) -> None:
+        self.tally.start(trial)
+        if trial.attempts > 1:
+            self._say(
+                f"{trial.trial_id}  starts again from step {trial.steps}, attempt "
+                f"{trial.attempts}: its worker was lost"
+            )
+
+    def on_report(self, trial: TrialRecord, report: Report, verdicts: tuple[Verdict, ...]) -> None:
+        del report, verdicts  # the record holds what is shown
+        self.tally.report(trial)
+
+    def on_trial_end(self, trial: TrialRecord) -> None:
+        self.tally.end(trial)
+        width = len(str(self.tally.num_trials))
+        self._say(
+            f"[{self.tally.num_done:>{width}}/{self.tally.num_trials}] "
+            f"{trial_line(trial)}{self._best_mark(trial)}   ({self.tally.timing()})"
+        )
+
+    def on_study_end(self, recommendation: Recommendation, *, interrupted: bool) -> None:
+        del recommendation  # the command prints it
+        counts = ", ".join(f"{n} {label}" for label, n in self.tally.counts().items() if n)
+        ended = "interrupted" if interrupted else "finished"
+        self._say(f"{ended} after {clock_time(self.tally.elapsed)}: {counts or 'no trials'}")
+
+    def _best_mark(self, trial: TrialRecord) -> str:
+        best = self.tally.best()
+        return "  best so far" if best and best.trial_id == trial.trial_id else ""
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+# ------------------------------------------------------------------------------------------------
+# A terminal
+
+
+class LiveProgress(StudyProgress):
+    """A display that is redrawn four times a second, by a thread of rich's."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._lock = threading.Lock()  # rich draws in its own thread while the study goes on
+        self._reasons: deque[TrialRecord] = deque(maxlen=NUM_REASONS)
+        self._live = Live(
+            console=console,
+            get_renderable=self.draw,
+            refresh_per_second=4,
+            # What Ray prints goes above the display and stays.
+            redirect_stdout=True,
+            redirect_stderr=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def on_study_start(self, overview: StudyOverview) -> None:
+        with self._lock:
+            self.tally.begin(overview)
+            ended = sorted(overview.finished, key=lambda record: record.ended_at or 0.0)
+            self._reasons.extend(r for r in ended if label_of(r) != "stable")
+
+    def on_trial_start(self, trial: TrialRecord) -> None:
+        with self._lock:
+            self.tally.start(trial)
+
+    def on_report(self, trial: TrialRecord, report: Report, verdicts: tuple[Verdict, ...]) -> None:
+        del report, verdicts  # the record holds what is shown
+        with self._lock:
+            self.tally.report(trial)
+
+    def on_trial_end(self, trial: TrialRecord) -> None:
+        with self._lock:
+            self.tally.end(trial)
+            if label_of(trial) != "stable":
+                self._reasons.append(trial)
+
+    def on_study_end(self, recommendation: Recommendation, *, interrupted: bool) -> None:
+        del recommendation, interrupted  # the command prints both
+        with self._lock:
+            self.tally.running.clear()
+        self.close()
+
+    def draw(self) -> RenderableType:
+        """The display as of now."""
+        with self._lock:
+            if self.tally.overview is None:
+                return Text(f"starting Ray ... {clock_time(self.tally.elapsed)}", style="dim")
+            return Group(self._header(self.tally.overview), self._body())
+
+    def _header(self, overview: StudyOverview) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            grid.add_column(no_wrap=True)
+        grid.add_row(
+            Text(overview.name, style="bold"),
+            ProgressBar(total=self.tally.num_trials, completed=self.tally.num_done, width=24),
+            Text(f"{self.tally.num_done}/{self.tally.num_trials} trials   {self.tally.timing()}"),
+        )
+        return grid
+
+    def _body(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, style="dim")
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_row("trials", self._counts())
+        best = self.tally.best()
+        if best is None:
+            grid.add_row("best stable", Text("none yet", style="dim"))
+        else:
+            grid.add_row("best stable", Text(trial_line(best), style="green"))
+        running = sorted(self.tally.running.values(), key=lambda record: record.trial_id)
+        for i, record in enumerate(running[:NUM_RUNNING]):
+            grid.add_row("" if i else "running", running_line(record))
+        if len(running) > NUM_RUNNING:
+            grid.add_row("", f"and {len(running) - NUM_RUNNING} more")
+        for i, record in enumerate(reversed(self._reasons)):
+            style = LABELS[label_of(record)]
+            grid.add_row("" if i else "last stopped", Text(trial_line(record), style=style))
+        return grid
+
+    def _counts(self) -> Text:
+        text = Text(f"{len(self.tally.running)} running")
+        for label, count in self.tally.counts().items():
+            if count or label in ("stable", "pruned"):
+                text.append("  ")
+                text.append(f"{count} {label}", style=LABELS[label] if count else "dim")
+        return text
+
+
+# ------------------------------------------------------------------------------------------------
+# Words and numbers
+
+
+def trial_line(record: TrialRecord) -> str:
+    """One finished trial: what was tried, how far it came, how it ended, why."""
+    parts = [
+        record.trial_id,
+        params_text(record.params),
+        f"step {record.steps}/{record.max_train_steps}",
+        _ending(record),
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def running_line(record: TrialRecord) -> str:
+    step = f"step {record.steps}/{record.max_train_steps}"
+    again = f"attempt {record.attempts}" if record.attempts > 1 else ""
+    parts = (record.trial_id, step, params_text(record.params), again)
+    return "  ".join(part for part in parts if part)
+
+
+def _ending(record: TrialRecord) -> str:
+    score = "" if record.score is None else f"  score {number(record.score)}"
+    why = "  ".join(part for part in (record.rule, record.reason.rstrip(".")) if part)
+    why = f"  {why}" if why else ""
+    label = label_of(record)
+    if label == "stable":
+        return f"STABLE{score}"
+    if label == "behind":
+        return f"STOPPED behind others{score}"
+    if label == "unstable":
+        return f"UNSTABLE{score}{why}"
+    return f"{record.outcome.value.upper()}{why}"
+
+
+def params_text(params: Params) -> str:
+    """``learning_rate=2.1e-03 max_grad_norm=1``"""
+    return " ".join(f"{name}={value_text(value)}" for name, value in params.items())
+
+
+def value_text(value: ParamValue) -> str:
+    """A sampled value, short, spelled as in a study file."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def number(value: float) -> str:
+    """Three digits, or two with an exponent where the value is far from 1."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.3g}" if 0.01 <= abs(value) < 10_000 else f"{value:.1e}"
+
+
+def clock_time(seconds: float) -> str:
+    """``0:42``, ``1:10:00``"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

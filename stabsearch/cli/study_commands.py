@@ -1,0 +1,262 @@
+"""``run``, ``validate``, ``init``, ``schema``: from a study file to a study."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from stabsearch.cli.progress import params_text, progress_for
+from stabsearch.errors import SpecError
+from stabsearch.references import check_references
+from stabsearch.spec import StudySpec
+from stabsearch.spec_file import dump_study, json_schema, load_study, starter_file
+
+if TYPE_CHECKING:
+    from stabsearch.search.study import StudyResult
+
+NO_STABLE_SETTING = 3
+INTERRUPTED = 130
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command(epilog=_RUN_EXAMPLES)(run)
+    app.command(epilog=_VALIDATE_EXAMPLES)(validate)
+    app.command(epilog=_INIT_EXAMPLES)(init)
+    app.command(epilog=_SCHEMA_EXAMPLES)(schema)
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"  [bold]{line}[/]" for line in lines)])
+
+
+_RUN_EXAMPLES = _examples(
+    "stabsearch run search_spaces/digits_lr_clip.yaml",
+    "stabsearch run my_study.yaml --dry-run",
+    "stabsearch run my_study.yaml --trials 64 --storage /shared/results",
+)
+_VALIDATE_EXAMPLES = _examples("stabsearch validate search_spaces/*.yaml")
+_INIT_EXAMPLES = _examples("stabsearch init my_study.yaml")
+_SCHEMA_EXAMPLES = _examples("stabsearch schema > study.schema.json") + (
+    "\n\nThen write as a study file's first line: "
+    "# yaml-language-server: $schema=study.schema.json"
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML).")]
+
+
+def run(
+    file: StudyFile,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder for results, instead of the file's storage."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="Settings to try, instead of the file's.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Trials at the same time, instead of the file's."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR",
+            help="Ray cluster to join: auto, or host:6379. Default: a Ray of its "
+            "own on this machine.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the resolved study and three settings; train nothing."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the answer as JSON; progress goes to stderr."),
+    ] = False,
+    no_plot: Annotated[
+        bool, typer.Option("--no-plot", help="Do not draw the stability map at the end.")
+    ] = False,
+) -> None:
+    """Search for stable settings. The same command resumes an interrupted search."""
+    overrides = {"storage": storage, "trials": trials, "resources.workers": workers}
+    spec = load_study(file, {name: v for name, v in overrides.items() if v is not None})
+    check_references(spec, str(file))
+    if dry_run:
+        typer.echo(_dry_run(spec, as_json=as_json), nl=False)
+        return
+
+    from stabsearch.search.study import run_study
+
+    again = shlex.join(["stabsearch", *_arguments()])
+    console = Console(stderr=as_json)
+    try:
+        with progress_for(console) as progress:
+            result = run_study(spec, address=address, observer=progress)
+    except KeyboardInterrupt:
+        _say_interrupted(spec.path, again)
+        raise typer.Exit(INTERRUPTED) from None
+    _answer(result, as_json=as_json, is_plotted=not no_plot)
+    if result.interrupted:
+        _say_interrupted(result.path, again)
+        raise typer.Exit(INTERRUPTED)
+    if result.recommendation.params is None:
+        raise typer.Exit(NO_STABLE_SETTING)
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Study files (YAML).")],
+) -> None:
+    """Check study files: fields, values, and that references can be imported."""
+    complaints = []
+    for file in files:
+        try:
+            spec = load_study(file)
+            check_references(spec, str(file))
+        except SpecError as error:
+            complaints.append(str(error))
+            continue
+        typer.echo(f"{file}: valid. {_summary(spec)}")
+    if complaints:
+        raise SpecError("\n".join(complaints))
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="File to write.")] = Path(
+        "study.yaml"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a study file to start from, with comments."""
+    if file.is_dir():
+        raise SpecError(f"{file}: is a folder. Name the file to write, such as {file}/study.yaml.")
+    if file.exists() and not force:
+        raise SpecError(
+            f"{file}: is there already. Name another file, or overwrite it with --force."
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", file.stem).lstrip(".-")[:100] or "my_study"
+    try:
+        file.write_text(starter_file(name), encoding="utf-8")
+    except OSError as error:
+        raise SpecError(
+            f"{file}: cannot be written: {error.strerror}. Name a file in a folder that exists "
+            "and is yours."
+        ) from error
+    typer.echo(f"Wrote {file}. Next:")
+    typer.echo(f"  stabsearch run {shlex.quote(str(file))} --dry-run")
+    typer.echo(f"  stabsearch run {shlex.quote(str(file))}")
+
+
+def schema() -> None:
+    """Print the JSON schema of study files, for editors."""
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _dry_run(spec: StudySpec, *, as_json: bool) -> str:
+    generator = random.Random(spec.searcher.seed)
+    settings = [spec.sample(generator) for _ in range(3)]
+    if as_json:
+        fields = {
+            "study": spec.model_dump(mode="json"),
+            "settings": settings,
+            "num_trials": spec.num_trials,
+            "step_budget": spec.step_budget(),
+        }
+        return json.dumps(fields, indent=2) + "\n"
+    lines = [
+        dump_study(spec).rstrip(),
+        "",
+        "# Three settings from this space (the searcher draws its own):",
+        *(f"#   {params_text(params)}" for params in settings),
+        f"# {_summary(spec)}",
+        f"# Results would go to {spec.path}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(spec: StudySpec) -> str:
+    seeds = f" x {spec.seeds} seeds" if spec.seeds > 1 else ""
+    names = ", ".join(spec.searched())
+    return (
+        f"{spec.trials} settings{seeds} of {names}; at most {spec.step_budget():,} training steps."
+    )
+
+
+def _answer(result: StudyResult, *, as_json: bool, is_plotted: bool) -> None:
+    """The recommendation, where everything is, and what to type next."""
+    from stabsearch.recommend.describe import describe
+
+    if as_json:
+        fields = dataclasses.asdict(result.recommendation) | {
+            "path": str(result.path),
+            "interrupted": result.interrupted,
+        }
+        typer.echo(json.dumps(_finite(fields), indent=2))
+    else:
+        typer.echo("")
+        typer.echo(describe(result.recommendation, result.results.trials))
+    figures = _draw_map(result) if is_plotted else []
+    if as_json:
+        return
+    path = _short(result.path)
+    typer.echo("")
+    typer.echo(f"Results   {path}")
+    for figure in figures:
+        typer.echo(f"Map       {_short(figure)}")
+    quoted = shlex.quote(path)
+    typer.echo("Next")
+    if not figures:
+        typer.echo(f"  stabsearch plot {quoted} map")
+    typer.echo(f"  stabsearch recommend {quoted}")
+    typer.echo(f"  optuna-dashboard {shlex.quote(f'{path}/optuna.journal')}")
+
+
+def _draw_map(result: StudyResult) -> list[Path]:
+    """The stability map; a study whose map cannot be drawn still has its answer."""
+    from stabsearch.report.figures import write_map
+
+    try:
+        return write_map(result.results, result.recommendation, result.path / "figures")
+    except Exception as error:
+        typer.echo(f"note: the map was not drawn: {error}", err=True)
+        return []
+
+
+def _say_interrupted(path: Path, again: str) -> None:
+    typer.echo(
+        f"interrupted: finished trials are in {_short(path)}. To go on, run the same command:\n"
+        f"  {again}",
+        err=True,
+    )
+
+
+def _arguments() -> list[str]:
+    """What was typed after ``stabsearch``."""
+    return sys.argv[1:]
+
+
+def _short(path: Path) -> str:
+    """Relative to the current directory where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
