@@ -54,13 +54,14 @@ def _not_text(value: Any) -> Any:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_not_text)]
-Float = Annotated[float, BeforeValidator(_not_text), Field(allow_inf_nan=False)]
-PositiveInt = Annotated[Int, Field(ge=1)]
-PositiveFloat = Annotated[Float, Field(gt=0)]
-NonNegativeFloat = Annotated[Float, Field(ge=0)]
-Fraction = Annotated[Float, Field(ge=0, le=1)]
-BelowOne = Annotated[Float, Field(ge=0, lt=1)]
+NOT_TEXT = BeforeValidator(_not_text)  # outermost, so that the bounds stay in the JSON schema
+Int = Annotated[int, NOT_TEXT]
+Float = Annotated[float, Field(allow_inf_nan=False), NOT_TEXT]
+PositiveInt = Annotated[int, Field(ge=1), NOT_TEXT]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NOT_TEXT]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), NOT_TEXT]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NOT_TEXT]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), NOT_TEXT]
 
 
 def _scalar(value: Any) -> Any:
@@ -85,10 +86,10 @@ class Part(BaseModel):
 class MlpOptions(Part):
     """Fields of the built-in model ``mlp``, as stabsearch.diffusion.models takes them."""
 
-    width: Annotated[Int, Field(ge=2, multiple_of=2)] = Field(
+    width: Annotated[int, Field(ge=2, multiple_of=2), NOT_TEXT] = Field(
         64, description="Units per hidden layer; an even number."
     )
-    num_blocks: Annotated[Int, Field(ge=0)] = Field(2, description="Residual blocks.")
+    num_blocks: Annotated[int, Field(ge=0), NOT_TEXT] = Field(2, description="Residual blocks.")
 
 
 class DigitsOptions(Part):
@@ -175,10 +176,10 @@ class DataSpec(Part):
         "module:function of your own, which is called with the other fields of this section and "
         "returns an array [N, ...].",
     )
-    held_out_fraction: Annotated[Float, Field(gt=0, lt=1)] = Field(
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), NOT_TEXT] = Field(
         1 / 6, description="Share of the examples kept from training, for the score."
     )
-    split_seed: Annotated[Int, Field(ge=0)] = Field(
+    split_seed: Annotated[int, Field(ge=0), NOT_TEXT] = Field(
         0, description="Seed of that split; the same for every trial of a study."
     )
 
@@ -196,7 +197,7 @@ class DataSpec(Part):
 class NoiseScheduleSpec(Part):
     """The forward process: how much noise each timestep holds."""
 
-    num_train_timesteps: Annotated[Int, Field(ge=2)] = Field(
+    num_train_timesteps: Annotated[int, Field(ge=2), NOT_TEXT] = Field(
         1000, description="T, the number of diffusion timesteps."
     )
     beta_schedule: BetaSchedule = Field(
@@ -205,7 +206,7 @@ class NoiseScheduleSpec(Part):
     beta_start: PositiveFloat = Field(
         1e-4, description="beta at timestep 0; linear and scaled_linear only."
     )
-    beta_end: Annotated[Float, Field(gt=0, lt=1)] = Field(
+    beta_end: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), NOT_TEXT] = Field(
         0.02, description="beta at timestep T - 1; linear and scaled_linear only."
     )
 
@@ -518,7 +519,7 @@ class SearcherSpec(Part):
     startup_trials: PositiveInt = Field(
         10, description="Settings drawn at random before TPE begins to model."
     )
-    seed: Annotated[Int, Field(ge=0, lt=2**32)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**32), NOT_TEXT] = Field(
         0, description="Seed of the proposals; with one worker a study repeats exactly."
     )
 
@@ -530,10 +531,10 @@ class SchedulerSpec(Part):
     inner: Literal["none", "asha", "median"] = Field(
         "none", description="Who stops stable trials that are behind the others."
     )
-    grace_fraction: Annotated[Float, Field(gt=0, le=1)] = Field(
+    grace_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), NOT_TEXT] = Field(
         0.25, description="Share of max_train_steps before the inner scheduler may stop a trial."
     )
-    reduction_factor: Annotated[Int, Field(ge=2)] = Field(
+    reduction_factor: Annotated[int, Field(ge=2), NOT_TEXT] = Field(
         2, description="asha: one in this many trials passes a rung."
     )
 
@@ -546,7 +547,7 @@ class ResourcesSpec(Part):
     workers: PositiveInt | None = Field(
         None, description="Trials at the same time; null: as many as cpus and gpus allow."
     )
-    max_failures: Annotated[Int, Field(ge=0)] = Field(
+    max_failures: Annotated[int, Field(ge=0), NOT_TEXT] = Field(
         2, description="Times a trial is started again after its worker was lost."
     )
 

@@ -194,9 +194,7 @@ def _mapping_in(file: Path) -> dict[str, Any]:
     except IsADirectoryError as error:
         raise SpecError(f"{file}: is a folder. Name a study file in it.") from error
     except UnicodeDecodeError as error:
-        raise SpecError(
-            f"{file}: is not a text file. Write the study as YAML in UTF-8."
-        ) from error
+        raise SpecError(f"{file}: is not text. Write the study as YAML in UTF-8.") from error
     except OSError as error:
         raise SpecError(f"{file}: cannot be read: {error.strerror}.") from error
     try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import random
 import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -196,14 +194,12 @@ def _summary(spec: StudySpec) -> str:
 
 def _answer(result: StudyResult, *, as_json: bool, is_plotted: bool) -> None:
     """The recommendation, where everything is, and what to type next."""
-    from stabsearch.recommend.describe import describe
+    from stabsearch.recommend.describe import describe, to_json
 
     if as_json:
-        fields = dataclasses.asdict(result.recommendation) | {
-            "path": str(result.path),
-            "interrupted": result.interrupted,
-        }
-        typer.echo(json.dumps(_finite(fields), indent=2))
+        fields = to_json(result.recommendation)
+        fields |= {"path": str(result.path), "interrupted": result.interrupted}
+        typer.echo(json.dumps(fields, indent=2))
     else:
         typer.echo("")
         typer.echo(describe(result.recommendation, result.results.trials))
@@ -251,12 +247,3 @@ def _short(path: Path) -> str:
     """Relative to the current directory where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null instead."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

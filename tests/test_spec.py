@@ -1,0 +1,571 @@
+"""What a study may say, and what it means."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+
+import pytest
+from pydantic import ValidationError
+
+from stabsearch.errors import SpecError
+from stabsearch.problems import leaf_fields, problems_of
+from stabsearch.spec import (
+    BUILT_IN_DATA,
+    BUILT_IN_MODELS,
+    Choice,
+    IntRange,
+    LogUniform,
+    StudySpec,
+    TrainerSpec,
+    Uniform,
+    param_names,
+)
+
+LR = {"log_uniform": [1e-4, 1e-1]}
+
+
+def study(**fields) -> StudySpec:
+    return StudySpec.model_validate({"name": "test", "space": {"learning_rate": LR}} | fields)
+
+
+def complaints(**fields) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        study(**fields)
+    return [str(problem) for problem in problems_of(caught.value, StudySpec)]
+
+
+# Each line: what is written, and the whole message it gets.
+BAD_FIELDS = [
+    (
+        {"trainer": {"learning_rte": 1}},
+        "trainer.learning_rte: unknown field. Did you mean learning_rate?",
+    ),
+    (
+        {"learning_rate": 1e-3},
+        "learning_rate: unknown field. Did you mean trainer.learning_rate?",
+    ),
+    (
+        {"trainer": {"learning_rate": 0}},
+        "trainer.learning_rate: 0 — must be greater than 0. Use a value such as 0.001, "
+        "the default.",
+    ),
+    (
+        {"trainer": {"learning_rate": -1.5}},
+        "trainer.learning_rate: -1.5 — must be greater than 0. Use a value such as 0.001, "
+        "the default.",
+    ),
+    (
+        {"trainer": {"learning_rate": math.nan}},
+        "trainer.learning_rate: nan — must be a finite number. Use a value such as 0.001, "
+        "the default.",
+    ),
+    (
+        {"trainer": {"prediction_type": "epsilonn"}},
+        "trainer.prediction_type: epsilonn — must be one of epsilon, sample, v_prediction. "
+        "Did you mean epsilon?",
+    ),
+    (
+        {"scheduler": {"inner": "bayes"}},
+        "scheduler.inner: bayes — must be one of none, asha, median. Use one of these.",
+    ),
+    ({"seeds": 0}, "seeds: 0 — must be at least 1. Use a value such as 1, the default."),
+    ({"trials": 0}, "trials: 0 — must be at least 1. Use a value such as 32, the default."),
+    (
+        {"trials": 2.5},
+        "trials: 2.5 — must be a whole number. Use a value such as 32, the default.",
+    ),
+    (
+        {"trials": True},
+        "trials: true — must be a number. Use a value such as 32, the default.",
+    ),
+    ({"trials": "8"}, 'trials: "8" — must be a number. Remove the quotes.'),
+    (
+        {"trainer": 5},
+        "trainer: 5 — must be a section: fields below it, each as 'name: value'. Indent its "
+        "fields below it, or leave it out.",
+    ),
+    (
+        {"name": "a/b c"},
+        "name: a/b c — must be usable as a folder name: letters, digits, . _ - (at most 100, the "
+        "first not . or -). Use a_b_c.",
+    ),
+    (
+        {"name": ".."},
+        "name: .. — must be usable as a folder name: letters, digits, . _ - (at most 100, the "
+        "first not . or -). Use my_study.",
+    ),
+    ({"name": 12}, 'name: 12 — must be text. Put it in quotes: "12".'),
+    (
+        {"storage": "s3://bucket/results"},
+        "storage: s3://bucket/results — must be a folder on this machine or a shared file system. "
+        "Write results to a folder, and copy it to the bucket afterwards.",
+    ),
+    (
+        {"trainer": {"model": {"name": "mpl"}}},
+        "trainer.model.name: mpl — is neither built in nor a reference module:function. "
+        "Did you mean mlp?",
+    ),
+    (
+        {"trainer": {"data": {"name": "cifar"}}},
+        "trainer.data.name: cifar — is neither built in nor a reference module:function. "
+        "Use digits, or write my_data:load.",
+    ),
+    (
+        {"trainer": {"model": {"widht": 32}}},
+        "trainer.model.widht: unknown field of mlp. Did you mean width?",
+    ),
+    (
+        {"trainer": {"model": {"width": 33}}},
+        "trainer.model.width: 33 — must be a multiple of 2. Use a value such as 64, the default.",
+    ),
+    (
+        {"trainer": {"data": {"size": 8}}},
+        "trainer.data.size: unknown field of digits. Remove it.",
+    ),
+    (
+        {"resources": {"gpus": 1.5}},
+        "resources.gpus: 1.5 — above 1 must be a whole number. Use 2.",
+    ),
+    (
+        {"resources": {"cpus": 0}},
+        "resources.cpus: 0 — a trial that needs neither CPU nor GPU has no limit of workers. "
+        "Ask for cpus: 1, or set resources.workers.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_FIELDS, ids=lambda value: str(value)[:50])
+def test_bad_field_is_named_with_its_rule_and_remedy(fields, message):
+    assert [message] == complaints(**fields)
+
+
+BAD_TOGETHER = [
+    (
+        {"trainer": {"report_every": 3000}},
+        "trainer.report_every: 3000 — must be at most max_train_steps (2000). Lower report_every "
+        "or raise max_train_steps.",
+    ),
+    (
+        {"trainer": {"report_every": 30}},
+        "trainer.eval_every: 100 — must be a multiple of report_every (30). Use 90 or 120.",
+    ),
+    (
+        {"trainer": {"noise_schedule": {"num_train_timesteps": 4}}},
+        "trainer.num_timestep_bins: 10 — must be at most noise_schedule.num_train_timesteps (4). "
+        "Use 4 bins, or more timesteps.",
+    ),
+    (
+        {"trainer": {"noise_schedule": {"beta_start": 0.02}}},
+        "trainer.noise_schedule.beta_start: 0.02 — must be less than beta_end (0.02). Lower "
+        "beta_start or raise beta_end; the usual pair is 0.0001 and 0.02.",
+    ),
+    (
+        {"trainer": {"device": "cuda"}},
+        "trainer.device: cuda — a trial on cuda needs a share of a GPU, but resources.gpus is 0. "
+        "Set resources.gpus: 1 (or a fraction), or device: auto.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_TOGETHER, ids=lambda value: str(value)[:50])
+def test_fields_that_do_not_fit_together_are_refused(fields, message):
+    assert [message] == complaints(**fields)
+
+
+def test_cosine_schedule_ignores_betas():
+    noise_schedule = {"beta_schedule": "squaredcos_cap_v2", "beta_start": 0.5, "beta_end": 0.1}
+
+    spec = study(trainer={"noise_schedule": noise_schedule})
+
+    assert spec.trainer.noise_schedule.beta_start == 0.5
+
+
+def test_device_cuda_is_fine_with_a_share_of_a_gpu():
+    spec = study(trainer={"device": "cuda"}, resources={"gpus": 0.25})
+
+    assert spec.trainer.device == "cuda"
+
+
+BAD_SPACE = [
+    (
+        {},
+        "space: {} — nothing is searched: at least one entry must be a domain. "
+        "Add for example learning_rate: {log_uniform: [1e-4, 0.1]}.",
+    ),
+    (
+        {"learning_rate": 0.1},
+        "space: learning_rate: 0.1 — nothing is searched: at least one entry must be a domain. "
+        "Add for example learning_rate: {log_uniform: [1e-4, 0.1]}.",
+    ),
+    (
+        {"learning_rate": {"log_uniform": [0, 0.1]}},
+        "space.learning_rate: log_uniform: [0, 0.1] — the low end of a log range must be greater "
+        "than 0. Use uniform, or a low end such as 1e-6.",
+    ),
+    (
+        {"batch_size": {"int": [0, 64], "log": True}},
+        "space.batch_size: int: [0, 64], log: true — the low end of a log range must be greater "
+        "than 0. Leave log out, or a low end such as 1.",
+    ),
+    (
+        {"learning_rate": {"log_uniform": [0.1, 0.01]}},
+        "space.learning_rate: log_uniform: [0.1, 0.01] — the low end must be less than the high "
+        "end. Swap them: [0.01, 0.1].",
+    ),
+    (
+        {"learning_rate": {"uniform": [0.1, 0.1]}},
+        "space.learning_rate: uniform: [0.1, 0.1] — the low end must be less than the high end. "
+        "Write the value itself, 0.1, if it should not be searched.",
+    ),
+    (
+        {"learning_rate": {"uniform": [-1, 0.1]}},
+        "space.learning_rate: uniform: [-1, 0.1] — -1 must be greater than 0. Keep every value of "
+        "learning_rate within that.",
+    ),
+    (
+        {"learning_rate": {"log_uniform": [0.1]}},
+        "space.learning_rate.log_uniform: [0.1] — must be two numbers in brackets: [low, high]. "
+        "Write both ends of the range.",
+    ),
+    (
+        {"learning_rate": {"log_uniform": ["small", 0.1]}},
+        "space.learning_rate.log_uniform[0]: small — must be a number. Correct the value.",
+    ),
+    (
+        {"learning_rate": {"uniform": [1, math.inf]}},
+        "space.learning_rate.uniform[1]: inf — must be a finite number. Correct the value.",
+    ),
+    (
+        {"learning_rate": {"loguniform": [0.01, 0.1]}},
+        "space.learning_rate: loguniform: [0.01, 0.1] — is not a domain: those are log_uniform, "
+        "uniform, int, choice. Did you mean log_uniform?",
+    ),
+    (
+        {"learning_rate": {"uniform": [0.1, 0.2], "choice": [0.1, 0.3]}},
+        "space.learning_rate: uniform: [0.1, 0.2], choice: [0.1, 0.3] — names two domains. Keep "
+        "one of uniform, choice.",
+    ),
+    (
+        {"learning_rate": [0.1, 0.2]},
+        "space.learning_rate: [0.1, 0.2] — a list is neither a domain nor a constant. Write "
+        "{choice: [0.1, 0.2]} to choose from these.",
+    ),
+    (
+        {"learning_rte": LR},
+        "space.learning_rte: unknown trainer field. Did you mean learning_rate?",
+    ),
+    (
+        {"trainer.learning_rate": LR},
+        "space.trainer.learning_rate: unknown trainer field. Did you mean learning_rate?",
+    ),
+    (
+        {"beta_schedule": {"choice": ["linear", "squaredcos_cap_v2"]}},
+        "space.beta_schedule: unknown trainer field. Did you mean noise_schedule.beta_schedule?",
+    ),
+    (
+        {"data": {"choice": ["digits", "other"]}},
+        "space.data: is a section, not a field. Name one of its fields: data.name, "
+        "data.held_out_fraction, data.split_seed.",
+    ),
+    (
+        {"noise_schedule.beta_schedule": {"choice": ["linear", "cosine"]}},
+        "space.noise_schedule.beta_schedule: choice: [linear, cosine] — cosine must be one of "
+        "linear, scaled_linear, squaredcos_cap_v2. Use one of these.",
+    ),
+    (
+        {"noise_schedule.beta_schedule": {"choice": ["linear", "linear"]}},
+        "space.noise_schedule.beta_schedule.choice: [linear, linear] — linear is there more than "
+        "once. List every value once.",
+    ),
+    (
+        {"noise_schedule.beta_schedule": {"choice": ["linear"]}},
+        "space.noise_schedule.beta_schedule.choice: [linear] — must hold two or more. Write the "
+        "value itself, linear, or add another.",
+    ),
+    (
+        {"max_grad_norm": {"choice": [None, -1]}},
+        "space.max_grad_norm: choice: [null, -1] — -1 must be greater than 0. Keep every value of "
+        "max_grad_norm within that.",
+    ),
+    (
+        {"learning_rate": {"choice": [[1], 2]}},
+        "space.learning_rate.choice[0]: [1] — must be a number, text, true, false or null. Quote "
+        "it if text is meant.",
+    ),
+    (
+        {"batch_size": {"uniform": [16, 64]}},
+        "space.batch_size: uniform: [16, 64] — must be a whole number. Use {int: [16, 64]}.",
+    ),
+    (
+        {"batch_size": {"int": [0, 64]}},
+        "space.batch_size: int: [0, 64] — 0 must be at least 1. Keep every value of batch_size "
+        "within that.",
+    ),
+    (
+        {"batch_size": {"int": [16, 64], "lgo": True}},
+        "space.batch_size.lgo: unknown field. Did you mean log?",
+    ),
+    (
+        {"learning_rate": LR, "prediction_type": "eps"},
+        "space.prediction_type: eps — must be one of epsilon, sample, v_prediction. Did you mean "
+        "epsilon?",
+    ),
+    (
+        {"model.width": {"int": [16, 64]}},
+        "space.model.width: 17 — must be a multiple of 2. Use a value such as 64, the default.",
+    ),
+    (
+        {"model.name": {"choice": ["mlp", "mpl"]}},
+        "space.model.name: choice: [mlp, mpl] — mpl is neither built in nor a reference "
+        "module:function. Did you mean mlp?",
+    ),
+    (
+        {"max_train_steps": {"choice": [10, 100]}},
+        "space.max_train_steps: 10 — report_every (25) must be at most max_train_steps (10). "
+        "Lower report_every or raise max_train_steps.",
+    ),
+    (
+        {"eval_every": {"int": [100, 200]}},
+        "space.eval_every: 101 — must be a multiple of report_every (25). Use 100 or 125.",
+    ),
+    (
+        {"noise_schedule.beta_start": {"log_uniform": [1e-4, 0.1]}},
+        "space.noise_schedule.beta_start: 0.1 — must be less than beta_end (0.02). Lower "
+        "beta_start or raise beta_end; the usual pair is 0.0001 and 0.02.",
+    ),
+    (
+        {"device": {"choice": ["cpu", "cuda"]}},
+        "space.device: cuda — a trial on cuda needs a share of a GPU, but resources.gpus is 0. "
+        "Set resources.gpus: 1 (or a fraction), or device: auto.",
+    ),
+    (
+        {"momentum": {"uniform": [0.1, 0.9]}},
+        "space.momentum: has no effect with optimizer adamw. Remove it, or set optimizer to sgd.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("space", "message"), BAD_SPACE, ids=lambda value: str(value)[:50])
+def test_bad_space_entry_is_named_with_its_rule_and_remedy(space, message):
+    assert [message] == complaints(space=space)
+
+
+def test_all_problems_are_told_at_once():
+    found = complaints(
+        trials=0,
+        trainer={"learning_rte": 1, "optimizer": "adam"},
+        space={"learning_rate": {"log_uniform": [0, 1]}, "batch": 3},
+    )
+
+    where = sorted(line.split(":")[0] for line in found)
+    assert where == [
+        "space.learning_rate",
+        "trainer.learning_rte",
+        "trainer.optimizer",
+        "trials",
+    ]
+
+
+def test_momentum_may_be_searched_where_sgd_is_among_the_choices():
+    space = {"momentum": {"uniform": [0.1, 0.9]}, "optimizer": {"choice": ["adamw", "sgd"]}}
+
+    assert list(study(space=space).searched()) == ["momentum", "optimizer"]
+
+
+def test_a_reference_takes_fields_of_its_own_and_they_can_be_searched():
+    spec = study(
+        trainer={"model": {"name": "my_models:unet", "channels": 32}},
+        space={"model.depth": {"int": [1, 3]}},
+    )
+
+    model = spec.trainer_for({"model.depth": 2}).model
+    assert model.model_extra == {"channels": 32, "depth": 2}
+
+
+def test_domains_are_told_apart():
+    space = {
+        "learning_rate": LR,
+        "weight_decay": {"uniform": [0, 0.1]},
+        "batch_size": {"int": [16, 64]},
+        "prediction_type": {"choice": ["epsilon", "sample"]},
+        "max_grad_norm": None,
+    }
+    spec = study(space=space)
+
+    kinds = [type(domain) for domain in spec.searched().values()]
+    assert kinds == [LogUniform, Uniform, IntRange, Choice]
+    assert spec.constants() == {"max_grad_norm": None}
+
+
+def test_params_lie_over_constants_and_these_over_the_trainer():
+    spec = study(
+        trainer={"learning_rate": 0.5, "max_grad_norm": 5, "momentum": 0.3},
+        space={
+            "learning_rate": LR,
+            "max_grad_norm": None,
+            "noise_schedule.beta_schedule": {"choice": ["linear", "squaredcos_cap_v2"]},
+        },
+    )
+
+    trainer = spec.trainer_for(
+        {"learning_rate": 0.01, "noise_schedule.beta_schedule": "squaredcos_cap_v2"}
+    )
+
+    assert trainer.learning_rate == 0.01
+    assert trainer.max_grad_norm is None
+    assert trainer.momentum == 0.3
+    assert trainer.noise_schedule.beta_schedule == "squaredcos_cap_v2"
+    assert trainer.noise_schedule.beta_end == spec.trainer.noise_schedule.beta_end
+
+
+def test_params_that_make_no_trainer_are_refused():
+    with pytest.raises(SpecError, match=r"learning_rate: -1 — must be greater than 0"):
+        study().trainer_for({"learning_rate": -1.0})
+    with pytest.raises(SpecError, match=r"learning_rte: unknown field"):
+        study().trainer_for({"learning_rte": 1.0})
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        LogUniform(log_uniform=(1e-5, 10)),
+        Uniform(uniform=(-1, 2)),
+        IntRange(int=(1, 3)),
+        IntRange(int=(1, 512), log=True),
+    ],
+    ids=lambda domain: str(domain),
+)
+def test_samples_fill_the_range(domain):
+    generator = random.Random(0)
+
+    values = [domain.sample(generator) for _ in range(2000)]
+
+    assert domain.low <= min(values) <= max(values) <= domain.high
+    if isinstance(domain, IntRange):
+        assert {type(value) for value in values} == {int}
+        assert {domain.low, domain.high} <= set(values)
+
+
+def test_log_samples_favour_no_octave():
+    generator = random.Random(0)
+    domain = LogUniform(log_uniform=(1e-4, 1e-2))
+
+    below = sum(domain.sample(generator) < 1e-3 for _ in range(4000))
+
+    assert below == pytest.approx(2000, abs=150)
+
+
+def test_choice_samples_every_value():
+    generator = random.Random(0)
+    domain = Choice(choice=[None, 1, "a"])
+
+    assert {None, 1, "a"} == {domain.sample(generator) for _ in range(100)}
+
+
+def test_true_and_one_are_different_choices():
+    assert Choice(choice=[True, 1]).choice == [True, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": 33},
+        {"seeds": 2},
+        {"name": "other"},
+        {"searcher": {"seed": 1}},
+        {"scheduler": {"gate": False}},
+        {"trainer": {"batch_size": 32}},
+        {"space": {"learning_rate": {"log_uniform": [1e-4, 2e-1]}}},
+        {"space": {"learning_rate": LR, "max_grad_norm": None}},
+    ],
+    ids=str,
+)
+def test_fingerprint_changes_with_what_changes_results(change):
+    assert study().fingerprint() != study(**change).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"storage": "/elsewhere"},
+        {"resources": {"workers": 3, "cpus": 2, "max_failures": 0}},
+        {"trainer": {"learning_rate": 1e-3}},  # the default, written out
+        {"space": {"learning_rate": LR, "max_grad_norm": 1.0}},  # likewise, as a constant
+        {"space": {"learning_rate": LogUniform(log_uniform=(1e-4, 1e-1))}},
+    ],
+    ids=str,
+)
+def test_fingerprint_stays_where_results_stay(change):
+    assert study().fingerprint() == study(**change).fingerprint()
+
+
+def test_fingerprint_knows_the_order_in_which_a_searcher_draws():
+    clip = {"log_uniform": [0.1, 10]}
+    one = study(space={"learning_rate": LR, "max_grad_norm": clip})
+    other = study(space={"max_grad_norm": clip, "learning_rate": LR})
+
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_path_is_relative_to_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    assert study(storage="out").path == tmp_path / "out" / "test"
+    assert str(study(storage="~/out").path) == "/home/someone/out/test"
+    assert str(study(storage="/abs").path) == "/abs/test"
+
+
+def test_step_budget_counts_settings_seeds_and_the_longest_trial():
+    assert study(trials=3, seeds=2).step_budget() == 3 * 2 * 2000
+    searched = {"learning_rate": LR, "max_train_steps": {"choice": [100, 300]}}
+    assert study(trials=3, space=searched).step_budget() == 3 * 300
+    constant = {"learning_rate": LR, "max_train_steps": 200}
+    assert study(trials=3, space=constant).step_budget() == 3 * 200
+
+
+def test_references_are_listed_with_their_fields():
+    spec = study(
+        trainer={"data": {"name": "my_data:load"}},
+        space={"learning_rate": LR, "model.name": {"choice": ["mlp", "my_models:unet"]}},
+    )
+
+    expected = {
+        "space.model.name.choice[1]": "my_models:unet",
+        "trainer.data.name": "my_data:load",
+    }
+    assert expected == spec.references()
+
+
+def test_every_field_of_a_study_is_described():
+    bare = [name for name, info in leaf_fields(StudySpec) if not info.description]
+
+    assert bare == []
+    assert all(param_names().values())
+
+
+def test_built_in_names_and_fields_agree_with_the_code():
+    datasets = pytest.importorskip("stabsearch.diffusion.datasets")
+    models = pytest.importorskip("stabsearch.diffusion.models")
+
+    for built_in, known in ((BUILT_IN_MODELS, models.MODELS), (BUILT_IN_DATA, datasets.DATASETS)):
+        assert list(built_in) == list(known)
+        for name, options in built_in.items():
+            signature = inspect.signature(known[name])
+            taken = {
+                parameter.name: parameter.default
+                for parameter in signature.parameters.values()
+                if parameter.kind is parameter.KEYWORD_ONLY
+            }
+            assert taken == options().model_dump()
+
+
+def test_a_spec_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        study().trials = 3  # type: ignore[misc]
+
+
+def test_trainer_defaults_are_valid():
+    assert TrainerSpec.model_validate(TrainerSpec().model_dump()) == TrainerSpec()
