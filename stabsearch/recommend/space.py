@@ -115,7 +115,8 @@ def _axis(name: str, domain: object, ceiling: float | None) -> Axis | None:
         if kind is None:
             return None
         low, high = map(float, domain[kind])
-        is_log = kind == "log_uniform" or (name == LEARNING_RATE and low > 0)
+        is_log = kind == "log_uniform" or bool(domain.get("log"))
+        is_log = is_log or (name == LEARNING_RATE and low > 0)
     if low >= high:
         return None
     return Axis(name=name, low=low, high=high, is_log=is_log, null_value=null_value)

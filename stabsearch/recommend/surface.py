@@ -22,13 +22,17 @@ MAX_TRIALS_FOR_LENGTHS = 300
 
 
 class Surface:
-    """Predicts the score at ``points[n, axes]``, never above that of a dead network."""
+    """Predicts the score at ``points[n, axes]``.
+
+    Never above the score of a dead network, nor below the best that was measured: beside the cliff
+    at the edge a smooth process swings to both sides.
+    """
 
     def __init__(
         self, axes: tuple[Axis, ...], points: Floats, scores: Floats, constant_score: float
     ) -> None:
         self._axes = axes
-        self._constant_score = constant_score
+        self._lowest, self._highest = float(scores.min()), constant_score
         self._process = _fit(axes, points, np.log(scores))
 
     def predict(self, points: Floats) -> Floats:
@@ -36,7 +40,7 @@ class Surface:
         if len(points) == 0:
             return np.empty(0)
         scores: Floats = np.exp(np.asarray(self._process.predict(points), dtype=np.float64))
-        return np.minimum(scores, self._constant_score)
+        return np.clip(scores, self._lowest, self._highest)
 
     def worst_nearby(self, points: Floats, octaves: float = 1.0) -> Floats:
         """Highest predicted score in the box of +-``octaves`` around each of ``points``.
@@ -97,7 +101,7 @@ def _fit(axes: tuple[Axis, ...], points: Floats, targets: Floats) -> GaussianPro
         bounds.append((shortest, longest))
     kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(
         length_scale=lengths, length_scale_bounds=bounds, nu=1.5
-    ) + WhiteKernel(0.01, (1e-4, 0.5))
+    ) + WhiteKernel(0.01, (2e-3, 0.5))
     process = GaussianProcessRegressor(
         kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0
     )
@@ -122,7 +126,7 @@ def _lengths(axis: Axis) -> tuple[float, float, float]:
     """Length scale at the start, and its bounds: octaves on log axes, else parts of the range."""
     if not axis.is_log:
         return 0.5, 0.1, 10.0
-    return (2.0, 0.75, 16.0) if axis.name == LEARNING_RATE else (4.0, 1.5, 64.0)
+    return (2.0, 0.75, 8.0) if axis.name == LEARNING_RATE else (4.0, 1.5, 32.0)
 
 
 def _box(axes: tuple[Axis, ...], octaves: float) -> Floats:

@@ -1,0 +1,86 @@
+"""``recommend`` and ``plot``: from a study's files to an answer. Need neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NO_STABLE_SETTING = 3
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command(epilog=_RECOMMEND_EXAMPLES)(recommend)
+    app.command(epilog=_PLOT_EXAMPLES)(plot)
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"  [bold]{line}[/]" for line in lines)])
+
+
+_RECOMMEND_EXAMPLES = _examples(
+    "stabsearch recommend results/digits_lr_clip",
+    "stabsearch recommend results/digits_lr_clip --json > answer.json",
+)
+_PLOT_EXAMPLES = _examples(
+    "stabsearch plot results/digits_lr_clip map",
+    "stabsearch plot results/digits_lr_clip map --out figures/",
+)
+
+StudyFolder = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A study's folder: <storage>/<name>.")
+]
+
+
+class FigureName(StrEnum):
+    """What ``plot`` can draw."""
+
+    MAP = "map"
+
+
+def recommend(
+    path: StudyFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Recommend a setting from a study's files, while it runs or after it ended.
+
+    Exit code 0 if a setting was stable, 3 if none was.
+    """
+    # Here, and not above: pandas and scikit-learn take a second that --help must not wait for.
+    from stabsearch.recommend.describe import describe, to_json
+    from stabsearch.recommend.pick import recommend as recommend_from
+    from stabsearch.results.frames import load
+
+    results = load(path)
+    answer = recommend_from(results)
+    if as_json:
+        typer.echo(json.dumps(to_json(answer), indent=2))
+    else:
+        typer.echo(describe(answer, results.trials))
+    if answer.params is None:
+        raise typer.Exit(NO_STABLE_SETTING)
+
+
+def plot(
+    path: StudyFolder,
+    figure: Annotated[
+        FigureName, typer.Argument(help="map: which settings are stable, and why the rest is not.")
+    ] = FigureName.MAP,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the files. Default: PATH/figures."),
+    ] = None,
+) -> None:
+    """Draw a study as PNG and SVG."""
+    from stabsearch.recommend.pick import recommend as recommend_from
+    from stabsearch.report.figures import write_map
+    from stabsearch.results.frames import load
+
+    results = load(path)
+    writers = {FigureName.MAP: write_map}
+    for file in writers[figure](results, recommend_from(results), out or path / "figures"):
+        typer.echo(str(file))

@@ -1,0 +1,470 @@
+"""Figures of a study, from its files alone: the stability map.
+
+Colours are cividis (the same to all kinds of colour vision); what is not a score is told apart by
+the shape of its marker, and every shape is explained in words beside the axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from stabsearch.errors import EnvironmentProblem, ResultsError
+from stabsearch.recommend.describe import param_text, symptom_words
+from stabsearch.recommend.pick import Landscape, landscapes_of
+from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM, Axis, Floats, search_space
+from stabsearch.records import Outcome, Params, Recommendation, Symptom, TrialRecord
+from stabsearch.results.frames import Results
+
+DPI = 150
+
+INK, EDGE_INK, PICK_INK = "#222222", "#b2182b", "#ffffff"
+
+SYMPTOM_MARKERS = {
+    Symptom.LOST_PROGRESS.value: "X",
+    Symptom.WORSE_THAN_TRIVIAL.value: "v",
+    Symptom.NON_FINITE.value: "P",
+    Symptom.CATASTROPHIC_EXCURSION.value: "^",
+}
+OTHER_SYMPTOM_MARKER = "d"
+
+MARKER: dict[str, Any] = {"s": 62, "linewidths": 1.0, "zorder": 4, "clip_on": False}
+
+SCORE_LABEL = "score: held-out loss / best linear denoiser (lower is better)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plane:
+    """What is drawn: the two axes (y is None in a line figure), and the trials of one category."""
+
+    x: Axis
+    y: Axis | None
+    landscape: Landscape
+    base: Params
+    """Values of the parameters that are not drawn."""
+
+
+def write_map(results: Results, recommendation: Recommendation, folder: Path) -> list[Path]:
+    """Writes ``map.png`` and ``map.svg`` into ``folder`` and returns their paths."""
+    # One seed for the ids inside the SVG, and text as text: the same study gives the same file.
+    with mpl.rc_context({"svg.hashsalt": "stabsearch", "svg.fonttype": "none", "font.size": 9}):
+        figure = draw_map(results, recommendation)
+        png, svg = folder / "map.png", folder / "map.svg"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(png, dpi=DPI, metadata={"Software": None})
+            figure.savefig(svg, dpi=DPI, metadata={"Date": None, "Creator": None})
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"The figures cannot be written to {folder}: {error.strerror or error}. "
+                "Choose a folder that you may write to: stabsearch plot PATH map --out DIR."
+            ) from error
+    return [png, svg]
+
+
+def draw_map(results: Results, recommendation: Recommendation) -> Figure:
+    """The stability map: two searched parameters as a plane, or one against the score."""
+    plane = _plane(results, recommendation)
+    figure = Figure(figsize=(10.0, 6.2), layout="constrained")
+    axes = figure.add_subplot()
+    norm = _score_norm(plane.landscape.records)
+    if plane.y is None:
+        handles = _draw_line(axes, plane, recommendation, norm)
+    else:
+        handles = _draw_plane(figure, axes, plane, recommendation, norm)
+    _decorate(axes, plane)
+    figure.legend(
+        handles=[handle for handle, _ in handles],
+        labels=[label for _, label in handles],
+        loc="outside right upper",
+        frameon=False,
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+        labelspacing=0.9,
+        borderaxespad=1.0,
+    )
+    figure.suptitle(_title(results, recommendation, plane), x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+# --- what is drawn ----------------------------------------------------------------------------
+
+
+def _plane(results: Results, recommendation: Recommendation) -> _Plane:
+    records = results.records()
+    space = search_space(results.study, records)
+    preferred = [space.axis(LEARNING_RATE), space.axis(MAX_GRAD_NORM)]
+    order = [axis for axis in preferred if axis is not None]
+    order += [axis for axis in space.axes if axis not in order]
+    if not order:
+        reason = (
+            "no trial has reported yet" if not records else "no numeric parameter was searched"
+        )
+        raise ResultsError(
+            f"{results.path}: there is nothing to draw a map of, {reason}. A map needs one or two "
+            "parameters with `log_uniform`, `uniform`, `int` or a choice of numbers; the tables "
+            f"are in {results.path / 'trials.parquet'}."
+        )
+    landscapes = landscapes_of(space, records)
+    if recommendation.params is not None:
+        base = recommendation.params
+        landscape = landscapes[space.category(base)]
+    else:
+        landscape = max(landscapes.values(), key=lambda each: len(each.records))
+        base = _middle(landscape)
+    y = order[1] if len(order) > 1 else None
+    return _Plane(x=order[0], y=y, landscape=landscape, base=base)
+
+
+def _middle(landscape: Landscape) -> Params:
+    """The setting in the middle of the searched space, with the landscape's categories."""
+    params = dict(landscape.records[0].params)
+    for axis in landscape.space.axes:
+        params[axis.name] = axis.value((axis.position(axis.low) + axis.position(axis.high)) / 2)
+    return params
+
+
+def _score_norm(records: Sequence[TrialRecord]) -> LogNorm:
+    """From the best score to a dead network's, on a log scale as the surface is fitted."""
+    scores = [r.score for r in records if r.score is not None and r.score > 0 and r.is_stable]
+    dead = [r.constant_score for r in records if r.constant_score is not None]
+    low = min(scores, default=0.5)
+    high = max([*dead, *scores, 1.1 * low])
+    return LogNorm(low, high, clip=True)
+
+
+# --- two parameters ---------------------------------------------------------------------------
+
+
+def _draw_plane(
+    figure: Figure, axes: Axes, plane: _Plane, answer: Recommendation, norm: LogNorm
+) -> list[tuple[object, str]]:
+    assert plane.y is not None
+    colours = _light(mpl.colormaps["cividis_r"])
+    xs, ys = _ticks_between(plane.x, 121), _ticks_between(plane.y, 91)
+    if plane.landscape.surface is not None:
+        grid_x, grid_y = np.meshgrid(xs, ys)
+        points = np.repeat(plane.landscape.space.points([plane.base]), grid_x.size, axis=0)
+        points[:, plane.landscape.space.axes.index(plane.x)] = grid_x.ravel()
+        points[:, plane.landscape.space.axes.index(plane.y)] = grid_y.ravel()
+        scores = plane.landscape.surface.predict(points).reshape(grid_x.shape)
+        axes.pcolormesh(
+            _values(plane.x, xs),
+            _values(plane.y, ys),
+            scores,
+            cmap=colours,
+            norm=norm,
+            shading="gouraud",
+            rasterized=True,
+            zorder=0,
+        )
+    handles = _draw_trials(axes, plane, norm, colours)
+    handles += _draw_edge_line(axes, plane, ys)
+    handles += _draw_pick(axes, plane, answer)
+    bar = figure.colorbar(
+        mpl.cm.ScalarMappable(norm, colours), ax=axes, location="bottom", shrink=0.9, aspect=45
+    )
+    bar.set_label("predicted " * (plane.landscape.surface is not None) + SCORE_LABEL)
+    ticks = _score_ticks(norm)
+    bar.ax.xaxis.set_minor_locator(NullLocator())
+    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.set_ylim(*_limits(plane.y))
+    return handles
+
+
+def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object, str]]:
+    posterior = plane.landscape.edge
+    if posterior is None or plane.y is None or plane.x.name != LEARNING_RATE:
+        return []
+    values = _values(plane.y, ys[::3])
+    edges = [posterior.edge(plane.base | {plane.y.name: float(value)}) for value in values]
+    band = axes.fill_betweenx(
+        values,
+        [edge.learning_rate_low for edge in edges],
+        [edge.learning_rate_high for edge in edges],
+        color=EDGE_INK,
+        alpha=0.16,
+        linewidth=0,
+        zorder=1,
+    )
+    (line,) = axes.plot(
+        [edge.learning_rate for edge in edges], values, color=EDGE_INK, linewidth=1.8, zorder=2
+    )
+    return [((band, line), "edge: half of the runs fail\n(band: 90% interval)")]
+
+
+def _draw_trials(
+    axes: Axes, plane: _Plane, norm: LogNorm, colours: Colormap
+) -> list[tuple[object, str]]:
+    handles: list[tuple[object, str]] = []
+    for kind, group in _kinds(plane.landscape.records).items():
+        xs = [_value(plane.x, record) for record in group]
+        ys = [_value(plane.y, record) if plane.y else _height(record, norm) for record in group]
+        if kind.is_scored:
+            scores = [float(record.score or math.nan) for record in group]
+            axes.scatter(
+                xs, ys, c=scores, cmap=colours, norm=norm, marker="o", edgecolors=INK, **MARKER
+            )
+        else:
+            edge = INK if kind.face == "none" else "white"
+            axes.scatter(xs, ys, c=kind.face, marker=kind.marker, edgecolors=edge, **MARKER)
+        handles.append((_legend_marker(kind, colours), f"{kind.words} ({len(group)})"))
+    return handles
+
+
+def _legend_marker(kind: _Kind, colours: Colormap) -> Line2D:
+    face = colours(0.3) if kind.is_scored else kind.face
+    edge = INK if kind.is_scored or kind.face == "none" else "white"
+    return Line2D(
+        [], [], linestyle="", marker=kind.marker, markersize=8, color=edge, markerfacecolor=face
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """One look of trials, with its words for the legend."""
+
+    words: str
+    marker: str
+    face: str
+    is_scored: bool = False
+
+
+def _kinds(records: Sequence[TrialRecord]) -> dict[_Kind, list[TrialRecord]]:
+    """The trials by their look: stable, unstable by symptom, then the rest."""
+    groups: dict[_Kind, list[TrialRecord]] = {}
+    for record in records:
+        groups.setdefault(_kind(record), []).append(record)
+    order = sorted(groups, key=lambda kind: (not kind.is_scored, kind.face == "none", kind.words))
+    return {kind: groups[kind] for kind in order}
+
+
+def _kind(record: TrialRecord) -> _Kind:
+    if record.is_stable and record.score is not None:
+        return _Kind(words="stable", marker="o", face="", is_scored=True)
+    if record.is_unstable:
+        marker = SYMPTOM_MARKERS.get(record.symptom, OTHER_SYMPTOM_MARKER)
+        return _Kind(words=f"unstable: {symptom_words(record.symptom)}", marker=marker, face=INK)
+    if record.symptom == Symptom.NOT_LEARNING:
+        return _Kind(words=symptom_words(record.symptom), marker="s", face="none")
+    if record.outcome is Outcome.RUNNING:
+        return _Kind(words="still running", marker="h", face="none")
+    if record.outcome is Outcome.FAILED:
+        return _Kind(words="failed (machine or code)", marker="p", face="none")
+    if record.outcome is Outcome.STOPPED:
+        return _Kind(words="stopped: others were ahead", marker="D", face="none")
+    return _Kind(words="completed, not called stable", marker="8", face="none")
+
+
+# --- one parameter ----------------------------------------------------------------------------
+
+
+def _draw_line(
+    axes: Axes, plane: _Plane, answer: Recommendation, norm: LogNorm
+) -> list[tuple[object, str]]:
+    """Score against the one parameter, with the elements of the map."""
+    handles: list[tuple[object, str]] = []
+    xs = _ticks_between(plane.x, 241)
+    if plane.landscape.surface is not None:
+        points = np.repeat(plane.landscape.space.points([plane.base]), len(xs), axis=0)
+        points[:, plane.landscape.space.axes.index(plane.x)] = xs
+        scores = plane.landscape.surface.predict(points)
+        (line,) = axes.plot(_values(plane.x, xs), scores, color="#4a6fa5", linewidth=1.6, zorder=2)
+        handles.append((line, "predicted score"))
+    handles += _draw_trials(axes, plane, norm, _light(mpl.colormaps["cividis_r"]))
+    if plane.landscape.edge is not None and plane.x.name == LEARNING_RATE:
+        edge = plane.landscape.edge.edge(plane.base)
+        band = axes.axvspan(
+            edge.learning_rate_low,
+            edge.learning_rate_high,
+            color=EDGE_INK,
+            alpha=0.16,
+            linewidth=0,
+            zorder=1,
+        )
+        line = axes.axvline(edge.learning_rate, color=EDGE_INK, linewidth=1.8, zorder=2)
+        handles.append(((band, line), "edge: half of the runs fail\n(band: 90% interval)"))
+    handles += _draw_pick(axes, plane, answer)
+    axes.set_yscale("log")
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    axes.set_ylim(norm.vmin / 1.12, norm.vmax * 1.12)
+    ticks = _score_ticks(norm)
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel(SCORE_LABEL)
+    return handles
+
+
+def _height(record: TrialRecord, norm: LogNorm) -> float:
+    """Height in the line figure: an unstable trial stands where a dead network does."""
+    assert norm.vmax is not None
+    if record.is_unstable or record.score is None:
+        return float(norm.vmax)
+    return min(record.score, float(norm.vmax))
+
+
+# --- the recommendation -----------------------------------------------------------------------
+
+
+def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[object, str]]:
+    if answer.params is None:
+        return []
+    x = _params_value(plane.x, answer.params)
+    left, right = _octave_around(plane.x, x)
+    handles: list[tuple[object, str]] = []
+    if plane.y is None:
+        y = answer.score if answer.score is not None else 1.0
+        if plane.x.is_log:
+            axes.axvspan(left, right, facecolor="none", edgecolor=INK, linestyle="--", zorder=3)
+    else:
+        y = _params_value(plane.y, answer.params)
+        low, high = _octave_around(plane.y, y)
+        if plane.x.is_log or plane.y.is_log:
+            corner = Rectangle(
+                (left, low),
+                right - left,
+                high - low,
+                facecolor="none",
+                edgecolor=INK,
+                linestyle="--",
+                linewidth=1.3,
+                zorder=3,
+            )
+            axes.add_patch(corner)
+    star = axes.scatter(
+        [x], [y], marker="*", s=330, color=PICK_INK, edgecolors=INK, linewidths=1.4, zorder=6
+    )
+    others = "\n".join(f"{name} {param_text(name, v)}" for name, v in answer.params.items())
+    handles.append((star, f"recommended\n{others}"))
+    if plane.x.is_log or (plane.y is not None and plane.y.is_log):
+        box = Patch(facecolor="none", edgecolor=INK, linestyle="--", linewidth=1.3)
+        handles.append((box, "one octave around it\n(a factor of 2 each way)"))
+    return handles
+
+
+def _octave_around(axis: Axis, value: float) -> tuple[float, float]:
+    return (value / 2, value * 2) if axis.is_log else (value, value)
+
+
+# --- axes, ticks and words --------------------------------------------------------------------
+
+
+def _decorate(axes: Axes, plane: _Plane) -> None:
+    _scale(axes, "x", plane.x)
+    axes.set_xlim(*_limits(plane.x))
+    axes.set_xlabel(plane.x.name)
+    if plane.y is not None:
+        _scale(axes, "y", plane.y)
+        axes.set_ylim(*_limits(plane.y))
+        axes.set_ylabel(plane.y.name)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Axes, which: str, axis: Axis) -> None:
+    """A log axis has its ticks at the decades, written ``1e-4``; a narrow one also between."""
+    side = axes.xaxis if which == "x" else axes.yaxis
+    if not axis.is_log:
+        return
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = _limits(axis)
+    decades = math.log10(high / low)
+    factors = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.3 else (1.0, 2.0, 5.0)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [f * 10.0**e for e in exponents for f in factors if low <= f * 10.0**e <= high]
+    labels = [_tick(tick, is_small=low < 1e-3) for tick in ticks]
+    if axis.null_value is not None:
+        near = 10 ** (decades / 12)  # a label that would be covered makes room
+        kept = [
+            (t, text)
+            for t, text in zip(ticks, labels, strict=True)
+            if not axis.null_value / near < t < axis.null_value * near
+        ]
+        ticks = [t for t, _ in kept] + [axis.null_value]
+        labels = [text for _, text in kept] + ["none"]
+    side.set_major_locator(FixedLocator(ticks))
+    side.set_major_formatter(FuncFormatter(lambda _, index: labels[index or 0]))
+    side.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, *, is_small: bool) -> str:
+    """``0.01``, or ``1e-2`` on an axis of small numbers."""
+    if not is_small and 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _score_ticks(norm: LogNorm) -> list[float]:
+    """Five round scores at most, evenly in the logarithm."""
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    rounded = [f * 10.0**e for e in range(-4, 7) for f in (1, 1.5, 2, 3, 4, 5, 7)]
+    inside = [value for value in rounded if norm.vmin <= value <= norm.vmax]
+    if len(inside) < 2:
+        return [float(f"{norm.vmin:.3g}"), float(f"{norm.vmax:.3g}")]
+    step = math.ceil(len(inside) / 7)
+    return inside[::step]
+
+
+def _limits(axis: Axis) -> tuple[float, float]:
+    """The searched range with a little room, so that no marker is cut."""
+    low, high = axis.position(axis.low), axis.position(axis.high)
+    room = 0.03 * (high - low)
+    return axis.value(low - room), axis.value(high + room)
+
+
+def _ticks_between(axis: Axis, count: int) -> Floats:
+    """Positions across the drawn range."""
+    low, high = _limits(axis)
+    return np.linspace(axis.position(low), axis.position(high), count)
+
+
+def _values(axis: Axis, positions: Floats) -> Floats:
+    return np.array([axis.value(float(position)) for position in positions], dtype=np.float64)
+
+
+def _value(axis: Axis, record: TrialRecord) -> float:
+    return _params_value(axis, record.params)
+
+
+def _params_value(axis: Axis, params: Params) -> float:
+    return axis.value(axis.position(params[axis.name]))
+
+
+def _light(colours: Colormap) -> Colormap:
+    """A colour map without its darkest part and mixed with white: markers stay legible on it."""
+    return LinearSegmentedColormap.from_list(
+        "light", 0.8 * colours(np.linspace(0.0, 0.75, 256)) + 0.2
+    )
+
+
+def _title(results: Results, answer: Recommendation, plane: _Plane) -> str:
+    """The study, its counts, and what the drawn trials have in common."""
+    stable = sum(r.is_stable for r in plane.landscape.records)
+    drawn = len(plane.landscape.records)
+    unstable = sum(r.is_unstable for r in plane.landscape.records)
+    trials = f"{drawn} of {answer.num_trials}" if drawn < answer.num_trials else str(drawn)
+    title = f"{results.name}: {trials} trials, {stable} stable, {unstable} unstable"
+    drawn_names = {plane.x.name, plane.y.name if plane.y else ""}
+    fixed = [
+        f"{name} {param_text(name, value)}"
+        for name, value in plane.base.items()
+        if name not in drawn_names
+    ]
+    return title + (f"\nat {', '.join(fixed)}" if fixed else "")
