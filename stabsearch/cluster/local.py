@@ -26,7 +26,7 @@ from stabsearch.cluster import auth
 from stabsearch.errors import ClusterError, EnvironmentProblem
 
 RAY_FLAGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine cannot be silenced: it prints at verbose=0
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine prints at verbose=0 too
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent home
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would rebuild the environment in every worker
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the user's own relative paths keep their meaning
@@ -90,7 +90,8 @@ def ray_runtime(address: str | None, *, cpus: int | None = None) -> Iterator[Ray
 def _describe(*, is_local: bool) -> RayRuntime:
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    api: Any = ray  # not annotated
+    resources: dict[str, float] = api.cluster_resources()
     return RayRuntime(
         cpus=float(resources.get("CPU", 0.0)),
         gpus=float(resources.get("GPU", 0.0)),
