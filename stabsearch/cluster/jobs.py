@@ -135,6 +135,11 @@ class Cluster:
             self.token = None  # a secret is not shown to whoever does not ask for it
         self.ray_version = self._ray_version()
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether requests stay on this machine; a tunnel's end looks the same."""
+        return urlsplit(self.address).hostname in ("localhost", "127.0.0.1", "::1")
+
     # --- submitting -----------------------------------------------------------------------
 
     def submit(
