@@ -80,7 +80,10 @@ class Tally:
     _started: dict[str, float] = field(default_factory=dict)
     """Clock at the start of every running trial."""
     _seconds: list[float] = field(default_factory=list)
-    """Wall time of the trials that this run finished."""
+    """Duration of the trials that this run finished."""
+    _num_started: int = 0
+    _warming_up: set[str] = field(default_factory=set)
+    """The first trial of every worker."""
 
     def __post_init__(self) -> None:
         self.began = self.clock()
@@ -93,6 +96,9 @@ class Tally:
     def start(self, trial: TrialRecord) -> None:
         self.running[trial.trial_id] = trial
         self._started[trial.trial_id] = self.clock()
+        if self.overview and self._num_started < self.overview.num_workers:
+            self._warming_up.add(trial.trial_id)
+        self._num_started += 1
 
     def report(self, trial: TrialRecord) -> None:
         if trial.trial_id in self.running:
@@ -102,8 +108,11 @@ class Tally:
         self.running.pop(trial.trial_id, None)
         self.finished[trial.trial_id] = trial
         started = self._started.pop(trial.trial_id, None)
-        if started is not None:
-            self._seconds.append(self.clock() - started)
+        if started is None:
+            return
+        # The wall time of a worker's first trial holds the worker's own start, paid once.
+        is_first = trial.trial_id in self._warming_up and trial.train_seconds > 0
+        self._seconds.append(trial.train_seconds if is_first else self.clock() - started)
 
     @property
     def num_trials(self) -> int:
@@ -119,7 +128,7 @@ class Tally:
         return self.clock() - self.began
 
     def remaining(self) -> float | None:
-        """Estimated seconds to the end: mean wall time of a trial x trials left / workers.
+        """Estimated seconds to the end: mean duration of a trial x trials left / workers.
 
         Trials that an earlier run finished stand in until one of this run has ended.
         """
@@ -296,17 +305,19 @@ class LiveProgress(StudyProgress):
 
     def _body(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True, style="dim")
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_column(no_wrap=True, style="dim", min_width=12)
+        grid.add_column()
         grid.add_row("trials", self._counts())
         best = self.tally.best()
         if best is None:
             grid.add_row("best stable", Text("none yet", style="dim"))
         else:
-            grid.add_row("best stable", Text(trial_line(best), style="green"))
+            grid.add_row("best stable", _one_line(trial_line(best), "green"))
         running = sorted(self.tally.running.values(), key=lambda record: record.trial_id)
+        if not running and self.tally.num_done < self.tally.num_trials:
+            grid.add_row("running", Text("workers are starting ...", style="dim"))
         for i, record in enumerate(running[:NUM_RUNNING]):
-            grid.add_row("" if i else "running", running_line(record))
+            grid.add_row("" if i else "running", _one_line(running_line(record)))
         if len(running) > NUM_RUNNING:
             grid.add_row("", f"and {len(running) - NUM_RUNNING} more")
         for i, record in enumerate(reversed(self._reasons)):
@@ -321,6 +332,10 @@ class LiveProgress(StudyProgress):
                 text.append("  ")
                 text.append(f"{count} {label}", style=LABELS[label] if count else "dim")
         return text
+
+
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 # ------------------------------------------------------------------------------------------------

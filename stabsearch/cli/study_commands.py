@@ -106,10 +106,13 @@ def run(
     except KeyboardInterrupt:
         _say_interrupted(spec.path, again)
         raise typer.Exit(INTERRUPTED) from None
-    _answer(result, as_json=as_json, is_plotted=not no_plot)
+    _say_answer(result, as_json=as_json)
     if result.interrupted:
         _say_interrupted(result.path, again)
         raise typer.Exit(INTERRUPTED)
+    figures = [] if no_plot else _draw_map(result)
+    if not as_json:
+        _say_next(result.path, figures)
     if result.recommendation.params is None:
         raise typer.Exit(NO_STABLE_SETTING)
 
@@ -192,30 +195,29 @@ def _summary(spec: StudySpec) -> str:
     )
 
 
-def _answer(result: StudyResult, *, as_json: bool, is_plotted: bool) -> None:
-    """The recommendation, where everything is, and what to type next."""
+def _say_answer(result: StudyResult, *, as_json: bool) -> None:
+    """The recommendation; of an interrupted study, only if there is one already."""
     from stabsearch.recommend.describe import describe, to_json
 
     if as_json:
         fields = to_json(result.recommendation)
         fields |= {"path": str(result.path), "interrupted": result.interrupted}
         typer.echo(json.dumps(fields, indent=2))
-    else:
-        typer.echo("")
+    elif result.recommendation.params is not None or not result.interrupted:
+        typer.echo("\nSo far:" if result.interrupted else "")
         typer.echo(describe(result.recommendation, result.results.trials))
-    figures = _draw_map(result) if is_plotted else []
-    if as_json:
-        return
-    path = _short(result.path)
-    typer.echo("")
-    typer.echo(f"Results   {path}")
+
+
+def _say_next(folder: Path, figures: list[Path]) -> None:
+    """Where everything is, and what to type next."""
+    path = _short(folder)
+    typer.echo(f"\nResults   {path}")
     for figure in figures:
         typer.echo(f"Map       {_short(figure)}")
-    quoted = shlex.quote(path)
     typer.echo("Next")
     if not figures:
-        typer.echo(f"  stabsearch plot {quoted} map")
-    typer.echo(f"  stabsearch recommend {quoted}")
+        typer.echo(f"  stabsearch plot {shlex.quote(path)} map")
+    typer.echo(f"  stabsearch recommend {shlex.quote(path)}")
     typer.echo(f"  optuna-dashboard {shlex.quote(f'{path}/optuna.journal')}")
 
 
