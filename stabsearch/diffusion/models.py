@@ -21,7 +21,8 @@ class SinusoidalEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         angles = timesteps[:, None] * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        embedding: Tensor = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return embedding
 
 
 class ResidualBlock(nn.Module):
@@ -43,7 +44,9 @@ class TimeEmbeddedMLP(nn.Module):
     Raises ValueError if ``width`` is odd: half of the embedding is sine, half cosine.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], *, width: int = 64, num_blocks: int = 2):
+    def __init__(
+        self, sample_shape: tuple[int, ...], *, width: int = 64, num_blocks: int = 2
+    ) -> None:
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"model.width must be an even number of at least 2, but got {width}.")

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class NoiseSchedule:
-    """The tables ``[T]`` of a variance-preserving diffusion ``x_t = sqrt(ab) x0 + sqrt(1-ab) e``."""
+    """The tables ``[T]`` of a variance-preserving diffusion: x_t = sqrt(ab) x0 + sqrt(1-ab) e."""
 
     betas: Array
     alphas_cumprod: Array
@@ -60,7 +60,8 @@ def squared_cosine_betas(num_train_timesteps: int, beta_start: float, beta_end: 
     del beta_start, beta_end
     position = np.arange(num_train_timesteps + 1) / num_train_timesteps
     signal = np.cos((position + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+    betas: Array = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+    return betas
 
 
 BETA_SCHEDULES: dict[str, Callable[[int, float, float], Array]] = {

@@ -22,11 +22,13 @@ TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 class Objective:
     """Noises examples and compares predictions; tables live on the device in fp32."""
 
-    def __init__(self, schedule: NoiseSchedule, prediction_type: str, device: torch.device):
+    def __init__(
+        self, schedule: NoiseSchedule, prediction_type: str, device: torch.device
+    ) -> None:
         self._signal = torch.tensor(schedule.alphas_cumprod**0.5, dtype=torch.float32).to(device)
-        self._sigma = torch.tensor(
-            schedule.one_minus_alphas_cumprod**0.5, dtype=torch.float32
-        ).to(device)
+        self._sigma = torch.tensor(schedule.one_minus_alphas_cumprod**0.5, dtype=torch.float32).to(
+            device
+        )
         self._target = TARGETS[prediction_type]
 
     def noised_and_target(

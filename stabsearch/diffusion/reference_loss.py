@@ -14,6 +14,7 @@ so a ratio of two losses at the same timestep does not depend on the prediction 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,16 +112,14 @@ def covariance_eigenvalues(data: NDArray[np.float32]) -> Array:
         rows = rows[np.random.default_rng(0).permutation(len(rows))[:MAX_GRAM_ROWS]]
     centred = rows - rows.mean(axis=0)
     tall = centred if centred.shape[0] >= centred.shape[1] else centred.T
-    eigenvalues = np.linalg.eigvalsh(tall.T @ tall) / len(centred)
-    return eigenvalues[eigenvalues > eigenvalues.max() * 1e-12]
+    eigenvalues: Array = np.linalg.eigvalsh(tall.T @ tall) / len(centred)
+    positive: Array = eigenvalues[eigenvalues > eigenvalues.max() * 1e-12]
+    return positive
 
 
 def bin_means(curve: Array, bin_edges: tuple[int, ...]) -> tuple[float, ...]:
     """Mean of ``curve[T]`` over the timesteps of each bin."""
-    return tuple(
-        float(curve[low:high].mean())
-        for low, high in zip(bin_edges[:-1], bin_edges[1:], strict=True)
-    )
+    return tuple(float(curve[low:high].mean()) for low, high in itertools.pairwise(bin_edges))
 
 
 def geometric_mean(values: tuple[float, ...]) -> float:

@@ -6,6 +6,7 @@ Scheduler, searcher and callbacks share one ledger; only the ledger writes files
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -231,9 +232,9 @@ class Ledger:
 
 
 def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
+    return value if math.isfinite(value) else None
 
 
 def _summary(function: Any, values: Iterable[float]) -> float | None:
-    known = [value for value in values if value == value]  # noqa: PLR0124  NaN is not itself
+    known = [value for value in values if not math.isnan(value)]
     return float(function(known)) if known else None

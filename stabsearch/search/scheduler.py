@@ -140,16 +140,8 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
 
-    @guarded(None)
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """The worker was lost more often than it may be."""
-        del tune_controller
-        trial_id = trial.config["trial_id"]
-        if self.ledger.is_live(trial_id):
-            attempts = self.ledger.live(trial_id).attempts
-            self.ledger.end(
-                trial_id, Outcome.FAILED, reason=f"the worker was lost {attempts} times"
-            )
+        """Nothing: Ray calls this also for a worker that it replaces. See SettingSearcher."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Nothing: the trial got its outcome with the decision that ended it."""
@@ -170,9 +162,7 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
     ) -> Decision:
         prune = next((v for v in verdicts if v.severity is Severity.PRUNE), None)
         if prune is not None and self._is_gated:
-            return Decision(
-                action=Action.STOP, stopped_by=StoppedBy.GATE, reason=prune.reason
-            )
+            return Decision(action=Action.STOP, stopped_by=StoppedBy.GATE, reason=prune.reason)
         if report.step >= facts.max_train_steps:
             return Decision(action=Action.STOP)
         return self._rank(tune_controller, trial_id, facts, report)
@@ -208,6 +198,17 @@ class StudyCallback(tune.Callback):  # type: ignore[misc]
         self.ledger.begin(trial.config["trial_id"])
 
 
+class SilentReporter(tune.ProgressReporter):  # type: ignore[misc]
+    """In the place of Ray's own progress output; the study's observer speaks instead."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        del trials, done
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
+        """Never asked."""
+
+
 class AbortStopper(tune.Stopper):  # type: ignore[misc]
     """Ends the study in order when something of ours has failed."""
 
@@ -215,6 +216,7 @@ class AbortStopper(tune.Stopper):  # type: ignore[misc]
         self.ledger = ledger
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        del trial_id, result
         return False
 
     def stop_all(self) -> bool:

@@ -38,7 +38,7 @@ from stabsearch.spec import Choice, IntRange, LogUniform, SearcherSpec, StudySpe
 
 CONSTRAINT = "instability"
 
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[[SearcherSpec, int], BaseSampler]] = {
     "tpe": lambda spec, seed: TPESampler(
         seed=seed, n_startup_trials=spec.startup_trials, multivariate=True
     ),
@@ -140,10 +140,13 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        del result, error  # the ledger knows
-        our_id = self._our_id.pop(trial_id, None)
-        if our_id is None or self.ledger.is_live(our_id):
-            return
+        del result  # the ledger knows
+        our_id = self._our_id.pop(trial_id)
+        if error:
+            attempts = self.ledger.live(our_id).attempts
+            self.ledger.end(our_id, Outcome.FAILED, reason=f"its worker was lost {attempts} times")
+        if self.ledger.is_live(our_id):
+            return  # the study is being stopped
         setting = self._settings[self.ledger.record(our_id).setting]
         setting.num_open -= 1
         self._tell_if_complete(setting.number)
@@ -262,9 +265,9 @@ def _fresh_mirror(name: str, journal: Path) -> optuna.Study:
 
 
 DISTRIBUTIONS: dict[type, Callable[[Any], BaseDistribution]] = {
-    LogUniform: lambda domain: FloatDistribution(*domain.log_uniform, log=True),
-    Uniform: lambda domain: FloatDistribution(*domain.uniform),
-    IntRange: lambda domain: IntDistribution(*domain.int, log=domain.log),
+    LogUniform: lambda domain: FloatDistribution(domain.low, domain.high, log=True),
+    Uniform: lambda domain: FloatDistribution(domain.low, domain.high),
+    IntRange: lambda domain: IntDistribution(domain.low, domain.high, log=domain.log),
     Choice: lambda domain: CategoricalDistribution(domain.choice),
 }
 

@@ -7,6 +7,7 @@ schedules the trials; what happened is in our own files, and a restart is rebuil
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,17 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stabsearch.cluster.local import RayRuntime, ray_runtime
 from stabsearch.errors import EnvironmentProblem, StudyAborted
-from stabsearch.recommend.pick import recommend
 from stabsearch.records import Outcome, Recommendation, TrialRecord
-from stabsearch.results.frames import Results, load
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.spec import ResourcesSpec, StudySpec
+
+if TYPE_CHECKING:
+    from stabsearch.results.frames import Results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +72,20 @@ def run_study(
         if len(ledger.finished()) < spec.trials * spec.seeds:
             _search(spec, store, ledger, num_workers)
         interrupted = len(ledger.finished()) < spec.trials * spec.seeds
-        results = load(path)
-        recommendation = recommend(results)
+        results, recommendation = _answer(path)
         ledger.observe_end(recommendation, interrupted=interrupted)
     return StudyResult(
         results=results, recommendation=recommendation, interrupted=interrupted, path=path
     )
+
+
+def _answer(path: Path) -> tuple[Results, Recommendation]:
+    # Imported when the trials are done: scikit-learn would cost a second before the first one.
+    from stabsearch.recommend.pick import recommend
+    from stabsearch.results.frames import load
+
+    results = load(path)
+    return results, recommend(results)
 
 
 def count_workers(resources: ResourcesSpec, runtime: RayRuntime) -> int:
@@ -110,11 +120,18 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
     from ray import tune
     from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-    from stabsearch.search.scheduler import AbortStopper, StabilityGate, StudyCallback
+    from stabsearch.search.scheduler import (
+        AbortStopper,
+        SilentReporter,
+        StabilityGate,
+        StudyCallback,
+    )
     from stabsearch.search.searcher import SettingSearcher, distributions_for
     from stabsearch.search.trainable import TrialTrainable
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Ray logs a page for every lost worker; the trial's attempts and its outcome say it in words.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     gate = StabilityGate(spec.scheduler, spec.trainer.max_train_steps, ledger)
     searcher = SettingSearcher(
         spec,
@@ -133,9 +150,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
             )
     searcher.restore_settings(finished, unfinished)
 
-    resources = PlacementGroupFactory(
-        [{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}]
-    )
+    resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
     with _scratch_folder() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TrialTrainable, resources),
@@ -150,6 +165,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
                 name=spec.name,
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=SilentReporter(),
                 stop=AbortStopper(ledger),
                 callbacks=[StudyCallback(ledger)],
                 failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),

@@ -52,9 +52,7 @@ class TrialWindow:
             low if math.isnan(loss) else min(low, loss)
             for low, loss in zip(self.min_bin_loss, report.bin_loss, strict=True)
         ]
-        self.max_lost_progress = max(
-            self.max_lost_progress, self._lost_progress(report.loss)
-        )
+        self.max_lost_progress = max(self.max_lost_progress, self._lost_progress(report.loss))
 
     @property
     def current_loss(self) -> float:
@@ -84,7 +82,8 @@ class TrialWindow:
         low = np.array(self.min_bin_loss)
         scale = np.maximum(constant - low, 0.5 * (constant - np.array(reference.bin_isotropic)))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (self.current_bin_loss - low) / np.maximum(scale, 1e-12)
+            lost: NDArray[np.float64] = (self.current_bin_loss - low) / np.maximum(scale, 1e-12)
+        return lost
 
     @property
     def current_bin_loss(self) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ class ClipRecord(NamedTuple):
     """What the gradient was multiplied by: min(1, max_grad_norm / grad_norm)."""
 
 
-def clip_grad_norm(gradients: Sequence[Tensor], max_grad_norm: float | None) -> ClipRecord:
+def clip_grad_norm(gradients: list[Tensor], max_grad_norm: float | None) -> ClipRecord:
     """Scale gradients in place so that their joint 2-norm is at most ``max_grad_norm``.
 
     A non-finite norm is not repaired: the record shows it, and the weights become what the

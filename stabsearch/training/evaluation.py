@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -42,7 +43,7 @@ class EvaluationGrid:
         timesteps = torch.cat(
             [
                 low + ((torch.arange(rows_per_bin) + 0.5) * (high - low) / rows_per_bin).long()
-                for low, high in zip(bin_edges[:-1], bin_edges[1:], strict=True)
+                for low, high in itertools.pairwise(bin_edges)
             ]
         )
         # The draws are made on the CPU: the grid is the same whatever the device.

@@ -29,7 +29,5 @@ OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], TrainerSpec], torch.opti
 }
 
 
-def make_optimizer(
-    spec: TrainerSpec, parameters: Sequence[nn.Parameter]
-) -> torch.optim.Optimizer:
+def make_optimizer(spec: TrainerSpec, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     return OPTIMIZERS[spec.optimizer](parameters, spec)

@@ -44,9 +44,9 @@ class Telemetry:
     def __init__(self, bin_edges: tuple[int, ...], device: torch.device) -> None:
         self._num_bins = len(bin_edges) - 1
         widths = torch.diff(torch.tensor(bin_edges))
-        self._bin_of_timestep = torch.repeat_interleave(
-            torch.arange(self._num_bins), widths
-        ).to(device)
+        self._bin_of_timestep = torch.repeat_interleave(torch.arange(self._num_bins), widths).to(
+            device
+        )
         self._sample_losses: list[Tensor] = []
         self._grad_norms: list[Tensor] = []
         self._clip_coefs: list[Tensor] = []
@@ -78,7 +78,7 @@ class Telemetry:
         batch_loss, grad_norm, clip_coef = packed[3 * self._num_bins :].reshape(3, num_steps)
         first = _first_nonfinite(batch_loss, grad_norm)
         first_bins = (
-            () if first is None else tuple(bins[first][~finite[first]].unique().tolist())
+            () if first is None else tuple(sorted(set(bins[first][~finite[first]].tolist())))
         )
         return WindowTelemetry(
             bin_loss_sum=per_bin[0],

@@ -86,9 +86,7 @@ class Trainer:
             self._device,
         )
         dtype = AUTOCAST_DTYPES[spec.precision]
-        self._autocast = torch.autocast(
-            self._device.type, dtype=dtype, enabled=dtype is not None
-        )
+        self._autocast = torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
         self._telemetry = Telemetry(bin_edges, self._device)
 
     @property
@@ -229,7 +227,9 @@ def build_model(spec: TrainerSpec, sample_shape: tuple[int, ...]) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=4)
-def _dataset(name: str, options: tuple[tuple[str, Any], ...], fraction: float, seed: int) -> Dataset:
+def _dataset(
+    name: str, options: tuple[tuple[str, Any], ...], fraction: float, seed: int
+) -> Dataset:
     load = DATASETS.get(name) or resolve(name)
     return make_dataset(load, dict(options), fraction, seed)
 

@@ -20,12 +20,14 @@ def digits():
 
 
 def test_digits_match_the_measured_table(digits):
-    """science.md 1.1: mean over t of L_iso .1834 and L_lin .1187; single timesteps in the table."""
+    """Means over t of L_iso .1834 and L_lin .1187, and single timesteps, as measured before."""
     curves = reference_curves(digits, SCHEDULE, "epsilon")
 
     assert curves.isotropic.mean() == pytest.approx(0.1834, abs=1e-3)
     assert curves.linear.mean() == pytest.approx(0.1187, abs=1e-3)
-    assert curves.linear[[0, 99, 299, 499]] == pytest.approx([0.883, 0.405, 0.113, 0.0224], abs=8e-3)
+    assert curves.linear[[0, 99, 299, 499]] == pytest.approx(
+        [0.883, 0.405, 0.113, 0.0224], abs=8e-3
+    )
 
 
 @pytest.mark.parametrize("prediction_type", sorted(PREDICTION_SPACES))

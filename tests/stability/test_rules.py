@@ -29,7 +29,7 @@ def test_every_rule_has_its_own_id_and_advice():
 
 
 def test_healthy_curve_gets_no_verdict():
-    assert verdicts(curve(FALLING + [0.24, 0.26, 0.25, 0.24])) == []
+    assert verdicts(curve([*FALLING, 0.24, 0.26, 0.25, 0.24])) == []
 
 
 # --- R1a --------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from stabsearch.training.lr_schedule import LR_DECAYS, lr_factor, lr_warmup_steps
@@ -22,7 +24,7 @@ def test_factor_is_one_after_warm_up_and_never_rises_again(name):
     factors = [lr_factor(step, name, 10, 100) for step in range(10, 100)]
 
     assert factors[0] == 1.0
-    assert all(later <= earlier for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(factors))
     assert factors[-1] > 0
 
 

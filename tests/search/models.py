@@ -1,0 +1,46 @@
+"""Denoisers that misbehave on purpose; studies name them by reference."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class TurnsNaN(nn.Module):
+    """Predicts zeros, and NaN from its ``first_nan_step``-th training step on."""
+
+    def __init__(self, sample_shape, *, first_nan_step):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.first_nan_step = first_nan_step
+        self.calls = 0
+
+    def forward(self, x_t, timesteps):
+        self.calls += self.training
+        return x_t * self.weight + (math.nan if self.calls >= self.first_nan_step else 0.0)
+
+
+class KillsItsWorkerOnce(nn.Module):
+    """A small linear denoiser whose process dies at its 30th step, the first time only."""
+
+    def __init__(self, sample_shape, *, marker):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        self.marker = Path(marker)
+        self.calls = 0
+
+    def forward(self, x_t, timesteps):
+        self.calls += self.training
+        if self.calls == 30 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.linear(x_t.flatten(1)).view_as(x_t)
+
+
+def broken(sample_shape):
+    raise RuntimeError("this model cannot be built")

@@ -1,0 +1,191 @@
+"""The whole search on a real Ray: what is on disk and in Optuna afterwards."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from stabsearch.errors import EnvironmentProblem, ResultsError, StudyAborted
+from stabsearch.records import Outcome
+from stabsearch.search.observer import StudyObserver
+from stabsearch.search.study import run_study
+from tests.search.conftest import TINY_TRAINER
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+TIMES = ["started_at", "ended_at", "train_seconds"]
+MODELS = "tests.search.models"
+
+
+def optuna_study(path):
+    storage = JournalStorage(JournalFileBackend(str(path / "optuna.journal")))
+    return optuna.load_study(study_name=None, storage=storage)
+
+
+def comparable(result):
+    return result.results.trials.drop(columns=TIMES)
+
+
+class Recorder(StudyObserver):
+    def __init__(self):
+        self.events = []
+
+    def on_study_start(self, overview):
+        self.events.append(("study", len(overview.finished)))
+
+    def on_trial_start(self, trial):
+        self.events.append(("start", trial.trial_id, trial.attempts))
+
+    def on_trial_end(self, trial):
+        self.events.append(("end", trial.trial_id))
+
+    def on_study_end(self, recommendation, *, interrupted):
+        self.events.append(("over", interrupted))
+
+
+def test_a_study_leaves_all_tables_and_a_finished_optuna_study(tiny_study):
+    observer = Recorder()
+    result = run_study(tiny_study(), observer=observer)
+    trials, reports = result.results.trials, result.results.reports
+
+    assert trials.outcome.tolist() == ["completed"] * 3
+    assert trials.trial_id.tolist() == ["0000-0", "0001-0", "0002-0"]
+    assert reports.groupby("trial_id").step.apply(list).tolist() == [[10, 20, 30, 40, 50, 60]] * 3
+    assert len(result.results.timesteps) == 3 * 6 * 10
+    assert list((result.path / "journal").iterdir()) == []
+    assert not result.interrupted
+    assert observer.events[0] == ("study", 0)
+    assert observer.events[-1] == ("over", False)
+    assert [e[1] for e in observer.events if e[0] == "end"] == trials.trial_id.tolist()
+
+    told = optuna_study(result.path).trials
+    assert [t.state.name for t in told] == ["COMPLETE"] * 3
+    assert [t.value for t in told] == trials.score.tolist()
+    assert [t.params["learning_rate"] for t in told] == trials.params_learning_rate.tolist()
+
+
+def test_same_seed_and_one_worker_give_the_same_trials(tiny_study, tmp_path):
+    study = tiny_study(trials=5)
+    first = run_study(study.model_copy(update={"storage": str(tmp_path / "first")}))
+    second = run_study(study.model_copy(update={"storage": str(tmp_path / "second")}))
+
+    pd.testing.assert_frame_equal(comparable(first), comparable(second))
+
+
+def test_a_finished_study_answers_again_without_training(tiny_study):
+    first = run_study(tiny_study())
+    observer = Recorder()
+    again = run_study(tiny_study(), observer=observer)
+
+    assert observer.events == [("study", 3), ("over", False)]
+    assert again.recommendation == first.recommendation
+
+
+def test_nan_is_a_result_in_the_files_and_a_finite_constraint_in_optuna(tiny_study):
+    model = {"name": f"{MODELS}:TurnsNaN", "first_nan_step": 14}
+    result = run_study(tiny_study(trials=2, trainer={"model": model}))
+    for _, trial in result.results.trials.iterrows():
+        assert trial.outcome == "diverged"
+        assert (trial.rule, trial.symptom) == ("R1a", "non_finite")
+        assert trial.verdict_step == 14
+        assert trial.steps == 20
+        assert trial.is_unstable
+    told = optuna_study(result.path).trials
+
+    assert all(t.state.name == "COMPLETE" for t in told)
+    assert all(math.isfinite(t.value) and t.value > 90 for t in told)
+    assert all(t.constraints["instability"] > 0 for t in told)
+    assert result.recommendation.params is None
+
+
+def test_replicates_are_counted_not_averaged(tiny_study):
+    result = run_study(tiny_study(trials=2, seeds=2, resources={"workers": 2}))
+
+    assert result.results.trials.trial_id.tolist() == ["0000-0", "0000-1", "0001-0", "0001-1"]
+    assert result.results.trials.params_learning_rate.nunique() == 2
+    assert len(optuna_study(result.path).trials) == 2
+    assert result.recommendation.num_seeds == 2
+
+
+def test_trials_behind_in_rank_are_stopped_and_pruned_in_optuna(tiny_study):
+    scheduler = {"inner": "asha", "grace_fraction": 0.33, "reduction_factor": 2}
+    space = {"learning_rate": {"choice": [1e-2, 3e-3, 1e-3]}}
+    searcher = {"name": "random", "seed": 3}
+    result = run_study(tiny_study(trials=6, scheduler=scheduler, space=space, searcher=searcher))
+    stopped = result.results.trials.query("outcome == 'stopped'")
+
+    assert len(stopped) > 0
+    assert set(stopped.stopped_by) == {"rank"}
+    assert set(stopped.steps) <= {20, 40}
+    states = {t.user_attrs["trial_ids"][0]: t.state.name for t in optuna_study(result.path).trials}
+    assert {states[i] for i in stopped.trial_id} == {"PRUNED"}
+
+
+def test_without_the_gate_an_unstable_trial_runs_on_and_is_still_called_unstable(tiny_study):
+    model = {"name": f"{MODELS}:TurnsNaN", "first_nan_step": 14}
+    result = run_study(tiny_study(trials=1, scheduler={"gate": False}, trainer={"model": model}))
+    [trial] = result.results.records()
+
+    assert trial.outcome is Outcome.COMPLETED
+    assert trial.steps == 60
+    assert trial.is_unstable
+    assert trial.score is None
+
+
+def test_a_killed_worker_costs_nothing_but_time(tiny_study, tmp_path):
+    model = {"name": f"{MODELS}:KillsItsWorkerOnce", "marker": str(tmp_path / "killed")}
+    killed = run_study(tiny_study(trials=1, trainer={"model": model}))
+    undisturbed = run_study(
+        tiny_study(trials=1, trainer={"model": model}, storage=str(tmp_path / "undisturbed"))
+    )
+
+    assert killed.results.trials.attempts.tolist() == [2]
+    assert undisturbed.results.trials.attempts.tolist() == [1]
+    assert killed.results.reports.step.tolist() == [10, 20, 30, 40, 50, 60]
+    pd.testing.assert_frame_equal(
+        comparable(killed).drop(columns="attempts"),
+        comparable(undisturbed).drop(columns="attempts"),
+    )
+
+
+def test_a_model_that_cannot_be_built_ends_the_study_with_its_own_error(tiny_study):
+    study = tiny_study(trials=8, trainer={"model": {"name": f"{MODELS}:broken"}})
+    with pytest.raises(StudyAborted, match="this model cannot be built"):
+        run_study(study)
+
+    # It was the code's fault: Optuna learns nothing, and the next run tries again.
+    assert {t.state.name for t in optuna_study(study.path).trials} <= {"FAIL"}
+
+
+def test_another_study_of_the_same_name_is_refused_and_kept(tiny_study):
+    before = run_study(tiny_study(trials=1)).results.trials
+    with pytest.raises(ResultsError, match="tiny"):
+        run_study(tiny_study(trials=1, trainer={"batch_size": 8}))
+
+    assert run_study(tiny_study(trials=1)).results.trials.equals(before)
+
+
+def test_gpus_that_are_not_there_are_refused_before_a_folder_is_made(tiny_study, tmp_path):
+    with pytest.raises(EnvironmentProblem, match=r"resources\.gpus"):
+        run_study(tiny_study(resources={"gpus": 1}))
+
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_nested_and_a_categorical_param_are_searched(tiny_study):
+    space = {
+        "learning_rate": {"log_uniform": [3e-3, 1e-2]},
+        "model.width": {"choice": [16, 32]},
+        "noise_schedule.beta_schedule": {"choice": ["linear", "squaredcos_cap_v2"]},
+    }
+    trainer = {k: v for k, v in TINY_TRAINER.items() if k != "model"}
+    study = tiny_study(trials=3, space=space, trainer=trainer)
+    result = run_study(study)
+
+    assert set(result.results.trials.outcome) == {"completed"}
+    assert result.results.trials["params_model.width"].isin([16, 32]).all()
