@@ -1,0 +1,203 @@
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from stabsearch.errors import EnvironmentProblem, ResultsError
+from stabsearch.recommend.pick import recommend
+from stabsearch.records import Outcome, Recommendation, Severity, Symptom
+from stabsearch.report.figures import draw_map, write_map
+from stabsearch.results.frames import load
+from tests import synthetic_study as synthetic
+
+RATE_ALONE = {"learning_rate": synthetic.SPACE["learning_rate"]}
+
+
+def results_of(tmp_path, records, space=None):
+    return load(synthetic.write(tmp_path / "demo", records, space))
+
+
+def without_clip(records):
+    return [replace(r, params={"learning_rate": r.params["learning_rate"]}) for r in records]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("map")
+    results = results_of(folder, synthetic.draw(48, seed=3))
+    recommendation = recommend(results)
+    paths = write_map(results, recommendation, folder / "figures")
+    return results, recommendation, paths
+
+
+def test_the_map_is_written_as_png_and_svg(drawn):
+    _, _, paths = drawn
+
+    assert [path.name for path in paths] == ["map.png", "map.svg"]
+    picture = imread(paths[0])
+    assert picture.shape[0] > 800
+    assert picture.shape[1] > 1200
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 1000
+
+
+def test_everything_on_the_map_is_named_in_words(drawn):
+    _, recommendation, paths = drawn
+    text = paths[1].read_text()
+
+    for words in (
+        "demo: 48 trials, 28 stable, 15 unstable",
+        "stable (28)",
+        "unstable: lost progress (4)",
+        "unstable: turned NaN or infinite (5)",
+        "did not learn (3)",
+        "stopped: others were ahead (2)",
+        "edge: half of the runs fail",
+        "90% interval",
+        "recommended",
+        "one octave around it",
+        "learning_rate",
+        "max_grad_norm",
+        "lower is better",
+        "1e-4",
+    ):
+        assert words in text
+    assert recommendation.params is not None
+
+
+def test_the_legend_covers_no_point(drawn):
+    results, recommendation, _ = drawn
+    figure = draw_map(results, recommendation)
+    figure.draw_without_rendering()
+
+    legend = figure.legends[0].get_window_extent()
+    axes = figure.axes[0].get_window_extent()
+    assert legend.x0 >= axes.x1
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= figure.bbox.y0
+
+
+def test_tick_labels_do_not_touch(drawn):
+    results, recommendation, _ = drawn
+    figure = draw_map(results, recommendation)
+    figure.draw_without_rendering()
+
+    axes = figure.axes[0]
+    boxes = [
+        label.get_window_extent()
+        for label in axes.get_xticklabels()
+        if label.get_text() and label.get_window_extent().width
+    ]
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) >= 3
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_the_same_study_gives_the_same_files(drawn, tmp_path):
+    results, recommendation, paths = drawn
+
+    again = write_map(results, recommendation, tmp_path)
+
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+    assert not re.search(rb"<dc:date>", paths[1].read_bytes())
+
+
+def test_one_parameter_is_drawn_against_the_score(tmp_path):
+    results = results_of(tmp_path, without_clip(synthetic.draw(24, seed=1)), RATE_ALONE)
+
+    figure = draw_map(results, recommend(results))
+
+    axes = figure.axes[0]
+    assert axes.get_ylabel().startswith("score")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "predicted score" in labels
+    assert any(label.startswith("edge") for label in labels)
+
+
+def test_of_three_parameters_the_rate_and_the_clip_are_drawn(tmp_path):
+    space = {"weight_decay": {"uniform": [0.0, 0.1]}} | synthetic.SPACE
+    rng = np.random.default_rng(0)
+    records = [
+        replace(r, params={"weight_decay": float(rng.uniform(0, 0.1))} | r.params)
+        for r in synthetic.draw(24)
+    ]
+    results = results_of(tmp_path, records, space)
+
+    figure = draw_map(results, recommend(results))
+
+    assert figure.axes[0].get_xlabel() == "learning_rate"
+    assert figure.axes[0].get_ylabel() == "max_grad_norm"
+    assert "at weight_decay" in figure.get_suptitle()
+
+
+def test_categories_other_than_the_pick_s_are_left_out_and_the_title_says_so(tmp_path):
+    space = synthetic.SPACE | {"optimizer": {"choice": ["adamw", "sgd"]}}
+    records = [
+        replace(r, params=r.params | {"optimizer": "sgd" if r.setting % 2 else "adamw"})
+        for r in synthetic.draw(32)
+    ]
+    results = results_of(tmp_path, records, space)
+
+    title = draw_map(results, recommend(results)).get_suptitle()
+
+    assert "16 of 32 trials" in title
+    assert "at optimizer" in title
+
+
+def test_no_clipping_has_its_own_tick(tmp_path):
+    space = synthetic.SPACE | {"max_grad_norm": {"choice": [0.1, 1.0, None]}}
+    records = [
+        replace(r, params=r.params | {"max_grad_norm": (0.1, 1.0, None)[r.setting % 3]})
+        for r in synthetic.draw(24)
+    ]
+    results = results_of(tmp_path, records, space)
+
+    figure = draw_map(results, recommend(results))
+    figure.draw_without_rendering()
+
+    assert "none" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [synthetic.record()],
+        [synthetic.diverged(), synthetic.diverged(1, learning_rate=0.1)],
+        [synthetic.record(), synthetic.diverged(1)],
+        [
+            synthetic.record(0),
+            synthetic.record(1, outcome=Outcome.RUNNING, score=None),
+            synthetic.record(2, outcome=Outcome.FAILED, score=None),
+            synthetic.record(3, symptom=str(Symptom.NOT_LEARNING), severity=Severity.PENALISE),
+            synthetic.diverged(4, symptom=Symptom.CATASTROPHIC_EXCURSION),
+            synthetic.record(5, constant_score=None, score=0.01),
+        ],
+    ],
+    ids=["one", "all-unstable", "one-of-each", "every-outcome"],
+)
+@pytest.mark.parametrize("space", [synthetic.SPACE, RATE_ALONE], ids=["plane", "line"])
+def test_few_trials_are_drawn_all_the_same(tmp_path, records, space):
+    records = records if space is synthetic.SPACE else without_clip(records)
+    results = results_of(tmp_path, records, space)
+
+    for path in write_map(results, recommend(results), tmp_path / "out"):
+        assert path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("records", [[], [synthetic.record(params={"optimizer": "sgd"})]])
+def test_nothing_numeric_to_draw_is_said(tmp_path, records):
+    results = results_of(tmp_path, records, {"optimizer": {"choice": ["adamw", "sgd"]}})
+    nothing = Recommendation(params=None, trial_id=None)
+
+    with pytest.raises(ResultsError, match="nothing to draw a map of"):
+        write_map(results, nothing, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(drawn, tmp_path):
+    results, recommendation, _ = drawn
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(EnvironmentProblem, match=r"file/figures.*--out"):
+        write_map(results, recommendation, tmp_path / "file" / "figures")
