@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from stabsearch.cli import study_commands
+from stabsearch.cli import cluster_commands, result_commands, study_commands
 from stabsearch.errors import StabsearchError
 
 INTERRUPTED = 130
@@ -59,7 +58,7 @@ def _options(
     del show_version  # its callback has answered
 
 
-for commands in (study_commands,):
+for commands in (study_commands, result_commands, cluster_commands):
     commands.add_to(app)
 
 
@@ -75,10 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away: `stabsearch schema | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
 
 

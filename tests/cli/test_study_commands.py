@@ -1,0 +1,434 @@
+"""run, validate, init, schema, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from stabsearch.cli.main import main
+from stabsearch.records import Recommendation
+from stabsearch.spec_file import load_study
+
+MINIMAL = "name: test\nspace:\n  learning_rate: {log_uniform: [1e-4, 1e-1]}\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A fresh current directory with a small valid study, x.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    Path("x.yaml").write_text(MINIMAL)
+    return tmp_path
+
+
+def space(entry: str) -> str:
+    return f"name: test\nspace:\n  {entry}\n"
+
+
+# The issue's "Bad input" line, as far as it is decided before Ray starts: the file, and the
+# first line of the message.
+BAD_INPUT = {
+    "unknown field": (
+        MINIMAL + "trainer: {learning_rte: 1}\n",
+        "x.yaml: trainer.learning_rte: unknown field. Did you mean learning_rate?",
+    ),
+    "lr zero": (
+        MINIMAL + "trainer: {learning_rate: 0}\n",
+        "x.yaml: trainer.learning_rate: 0 — must be greater than 0. Use a value such as 0.001, "
+        "the default.",
+    ),
+    "lr range below zero": (
+        space("learning_rate: {uniform: [-0.1, 0.1]}"),
+        "x.yaml: space.learning_rate: uniform: [-0.1, 0.1] — -0.1 must be greater than 0. Keep "
+        "every value of learning_rate within that.",
+    ),
+    "low above high": (
+        space("learning_rate: {log_uniform: [1e-1, 1e-4]}"),
+        "x.yaml: space.learning_rate: log_uniform: [0.1, 0.0001] — the low end must be less than "
+        "the high end. Swap them: [0.0001, 0.1].",
+    ),
+    "log range with zero": (
+        space("learning_rate: {log_uniform: [0, 0.1]}"),
+        "x.yaml: space.learning_rate: log_uniform: [0, 0.1] — the low end of a log range must be "
+        "greater than 0. Use uniform, or a low end such as 1e-6.",
+    ),
+    "unknown choice": (
+        space("prediction_type: {choice: [epsilon, v_predicton]}"),
+        "x.yaml: space.prediction_type: choice: [epsilon, v_predicton] — v_predicton must be one "
+        "of epsilon, sample, v_prediction. Did you mean v_prediction?",
+    ),
+    "empty space": (
+        "name: test\nspace: {}\n",
+        "x.yaml: space: {} — nothing is searched: at least one entry must be a domain. Add for "
+        "example learning_rate: {log_uniform: [1e-4, 0.1]}.",
+    ),
+    "space without entries": (
+        "name: test\nspace:\n",
+        "x.yaml: space: null — must be a section: fields below it, each as 'name: value'. Indent "
+        "its fields below it, or leave it out.",
+    ),
+    "seeds zero": (
+        MINIMAL + "seeds: 0\n",
+        "x.yaml: seeds: 0 — must be at least 1. Use a value such as 1, the default.",
+    ),
+    "not yaml": (
+        "name: [test\n",
+        "x.yaml:2: is not YAML: while parsing a flow sequence, expected ',' or ']', but got "
+        "'<stream end>'. Check the indentation, colons and brackets there.",
+    ),
+    "reference without module": (
+        MINIMAL + "trainer: {model: {name: 'my_models_of_nobody:unet'}}\n",
+        "x.yaml: trainer.model.name: my_models_of_nobody:unet — no module named "
+        "my_models_of_nobody. Correct the name, install its package, or start stabsearch in the "
+        "folder that holds my_models_of_nobody.py (the current directory, {here}, is searched).",
+    ),
+    "reference without function": (
+        MINIMAL + "trainer: {data: {name: 'json:load_digits'}}\n",
+        "x.yaml: trainer.data.name: json:load_digits — module json has no attribute load_digits. "
+        f"Define it there ({json.__file__}), or correct the name.",
+    ),
+    "cuda without gpus": (
+        MINIMAL + "trainer: {device: cuda}\n",
+        "x.yaml: trainer.device: cuda — a trial on cuda needs a share of a GPU, but "
+        "resources.gpus is 0. Set resources.gpus: 1 (or a fraction), or device: auto.",
+    ),
+    "name that is no folder name": (
+        MINIMAL.replace("test", "../up"),
+        "x.yaml: name: ../up — must be usable as a folder name: letters, digits, . _ - (at most "
+        "100, the first not . or -). Use _up.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["validate"]], ids=" ".join)
+def test_bad_input_is_one_message_exit_code_2_and_no_folder(here, capsys, command, case):
+    text, message = BAD_INPUT[case]
+    Path("x.yaml").write_text(text)
+
+    code = main([*command, "x.yaml"])
+
+    said = capsys.readouterr()
+    assert said.err == f"error: {message}\n".replace("{here}", str(here))
+    assert said.out == ""
+    assert code == 2
+    assert os.listdir() == ["x.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope.yaml"], "nope.yaml: there is no such file. Study files in .: x.yaml."),
+        (["."], ".: is a folder. Name a study file in it."),
+        (
+            ["x.yaml", "--trials", "0"],
+            "--trials: trials: 0 — must be at least 1. Use a value such as 32, the default.",
+        ),
+        (
+            ["x.yaml", "--workers", "-1"],
+            "--workers: resources.workers: -1 — must be at least 1. Correct the value.",
+        ),
+        (
+            ["x.yaml", "--storage", "s3://b"],
+            "--storage: storage: s3://b — must be a folder on this machine or a shared file "
+            "system. Write results to a folder, and copy it to the bucket afterwards.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_arguments_of_run_are_one_message(capsys, arguments, message):
+    assert main(["run", *arguments]) == 2
+
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert os.listdir() == ["x.yaml"]
+
+
+@pytest.mark.parametrize(
+    "case", ["unknown field", "log range with zero", "not yaml", "reference without module"]
+)
+def test_bad_input_in_a_process_of_its_own_shows_no_traceback(here, case):
+    text, message = BAD_INPUT[case]
+    Path("x.yaml").write_text(text)
+
+    done = stabsearch("run", "x.yaml")
+
+    assert done.returncode == 2
+    assert done.stderr == f"error: {message}\n".replace("{here}", str(here))
+    assert done.stdout == ""
+    assert os.listdir() == ["x.yaml"]
+
+
+def stabsearch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stabsearch", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+class TestValidate:
+    def test_says_what_each_file_would_search(self, capsys):
+        Path("y.yaml").write_text("extends: x.yaml\nname: y\ntrials: 4\nseeds: 3\n")
+
+        assert main(["validate", "x.yaml", "y.yaml"]) == 0
+
+        assert capsys.readouterr().out.splitlines() == [
+            "x.yaml: valid. 32 settings of learning_rate; at most 64,000 training steps.",
+            "y.yaml: valid. 4 settings x 3 seeds of learning_rate; at most 24,000 training steps.",
+        ]
+
+    def test_goes_on_after_a_bad_file(self, capsys):
+        Path("bad.yaml").write_text("name: 3\n")
+
+        assert main(["validate", "bad.yaml", "nope.yaml", "x.yaml"]) == 2
+
+        said = capsys.readouterr()
+        assert said.out.startswith("x.yaml: valid.")
+        assert [line.split(": ")[1] for line in said.err.splitlines()] == [
+            "bad.yaml",
+            "bad.yaml",
+            "nope.yaml",
+        ]
+
+
+class TestDryRun:
+    def test_prints_the_resolved_study_and_leaves_nothing(self, capsys, here):
+        arguments = ["--trials", "5", "--storage", "out", "--workers", "3"]
+        assert main(["run", "x.yaml", "--dry-run", *arguments]) == 0
+
+        text = capsys.readouterr().out
+        Path("again.yaml").write_text(text)
+        spec = load_study("again.yaml")
+        assert (spec.name, spec.trials, spec.storage) == ("test", 5, "out")
+        assert spec.resources.workers == 3
+        assert "# 5 settings of learning_rate; at most 10,000 training steps." in text
+        assert f"# Results would go to {here}/out/test" in text
+        assert sorted(os.listdir()) == ["again.yaml", "x.yaml"]
+
+    def test_shows_three_settings_of_the_space_and_the_same_every_time(self, capsys):
+        outputs = []
+        for _ in range(2):
+            assert main(["run", "x.yaml", "--dry-run", "--json"]) == 0
+            outputs.append(capsys.readouterr().out)
+
+        assert outputs[0] == outputs[1]
+        fields = json.loads(outputs[0])
+        rates = [setting["learning_rate"] for setting in fields["settings"]]
+        assert len(set(rates)) == 3
+        assert all(1e-4 <= rate <= 1e-1 for rate in rates)
+        assert fields["step_budget"] == 64_000
+
+    def test_settings_follow_the_searcher_s_seed(self, capsys):
+        settings = []
+        for seed in (0, 1):
+            Path("x.yaml").write_text(MINIMAL + f"searcher: {{seed: {seed}}}\n")
+            main(["run", "x.yaml", "--dry-run", "--json"])
+            settings.append(json.loads(capsys.readouterr().out)["settings"])
+
+        assert settings[0] != settings[1]
+
+
+class TestInit:
+    def test_writes_a_valid_study_named_after_the_file(self, capsys):
+        assert main(["init", "edge of mine.yaml"]) == 0
+
+        assert load_study("edge of mine.yaml").name == "edge_of_mine"
+        assert "stabsearch run 'edge of mine.yaml' --dry-run" in capsys.readouterr().out
+
+    def test_default_name_is_study_yaml(self):
+        assert main(["init"]) == 0
+
+        assert load_study("study.yaml").name == "study"
+
+    def test_does_not_overwrite_unless_forced(self, capsys):
+        assert main(["init", "x.yaml"]) == 2
+
+        assert Path("x.yaml").read_text() == MINIMAL
+        assert "x.yaml: is there already" in capsys.readouterr().err
+        assert main(["init", "x.yaml", "--force"]) == 0
+        assert Path("x.yaml").read_text() != MINIMAL
+
+    @pytest.mark.parametrize(
+        ("file", "message"),
+        [
+            (".", ".: is a folder. Name the file to write, such as ./study.yaml."),
+            ("no/such/x.yaml", "no/such/x.yaml: cannot be written: No such file or directory."),
+        ],
+    )
+    def test_says_why_it_cannot_write(self, capsys, file, message):
+        assert main(["init", file]) == 2
+
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_schema_is_json_that_knows_the_space(capsys):
+    assert main(["schema"]) == 0
+
+    schema = json.loads(capsys.readouterr().out)
+    assert "learning_rate" in schema["properties"]["space"]["properties"]
+
+
+class TestRun:
+    """What surrounds the study; the study itself is replaced."""
+
+    FOUND = Recommendation(
+        params={"learning_rate": 0.01}, trial_id="0000-0", num_stable_seeds=1, num_seeds=1, score=1
+    )
+    NOTHING = Recommendation(params=None, trial_id=None)
+
+    @pytest.fixture
+    def run(self, monkeypatch, here):
+        study = pytest.importorskip("stabsearch.search.study")
+        figures = pytest.importorskip("stabsearch.report.figures")
+        calls = SimpleNamespace(studies=[], maps=[])
+
+        def draw(results, recommendation, folder):
+            calls.maps.append(folder)
+            return [folder / "map.png"]
+
+        def run_with(recommendation, *arguments, interrupted=False, raises=None, write_map=draw):
+            def run_study(spec, *, address, observer):
+                calls.studies.append((spec, address))
+                if raises is not None:
+                    raise raises
+                observer.on_study_end(recommendation, interrupted=interrupted)
+                return study.StudyResult(
+                    results=SimpleNamespace(trials=None),
+                    recommendation=recommendation,
+                    interrupted=interrupted,
+                    path=spec.path,
+                )
+
+            monkeypatch.setattr(study, "run_study", run_study)
+            monkeypatch.setattr(figures, "write_map", write_map)
+            arguments = ["run", "x.yaml", *arguments]
+            monkeypatch.setattr(sys, "argv", ["stabsearch", *arguments])
+            return main(arguments), calls
+
+        return run_with
+
+    def test_answer_files_and_next_commands_are_said(self, run, capsys, here):
+        code, calls = run(self.FOUND)
+
+        text = capsys.readouterr().out
+        assert code == 0
+        assert "RECOMMENDED" in text
+        assert calls.maps == [here / "results/test/figures"]
+        assert [line.split() for line in text[text.index("\nResults") :].splitlines() if line] == [
+            ["Results", "results/test"],
+            ["Map", "results/test/figures/map.png"],
+            ["Next"],
+            ["stabsearch", "recommend", "results/test"],
+            ["optuna-dashboard", "results/test/optuna.journal"],
+        ]
+
+    def test_without_a_map_the_command_that_draws_it_is_said(self, run, capsys):
+        _, calls = run(self.FOUND, "--no-plot")
+
+        assert calls.maps == []
+        assert "stabsearch plot results/test map" in capsys.readouterr().out
+
+    def test_no_stable_setting_is_exit_code_3(self, run, capsys):
+        code, _ = run(self.NOTHING)
+
+        assert code == 3
+        assert "no setting was stable" in capsys.readouterr().out
+
+    def test_interrupted_study_says_how_to_go_on(self, run, capsys):
+        code, calls = run(self.FOUND, "--trials", "4", interrupted=True)
+
+        said = capsys.readouterr()
+        assert code == 130
+        assert "So far:" in said.out
+        assert said.err == (
+            "interrupted: finished trials are in results/test. To go on, run the same command:\n"
+            "  stabsearch run x.yaml --trials 4\n"
+        )
+        assert calls.maps == []
+
+    def test_interrupt_before_the_first_trial_says_it_too(self, run, capsys):
+        code, _ = run(self.NOTHING, raises=KeyboardInterrupt())
+
+        assert code == 130
+        assert "To go on, run the same command:" in capsys.readouterr().err
+
+    def test_json_is_all_that_stdout_holds(self, run, capsys, here):
+        code, _ = run(self.FOUND, "--json")
+
+        said = capsys.readouterr()
+        fields = json.loads(said.out)
+        assert code == 0
+        assert fields["params"] == {"learning_rate": 0.01}
+        assert fields["path"] == str(here / "results/test")
+        assert fields["interrupted"] is False
+        assert "finished after" in said.err
+
+    def test_flags_reach_the_study(self, run):
+        arguments = ("--storage", "out", "--trials", "7", "--workers", "2", "--address", "auto")
+        _, calls = run(self.FOUND, *arguments)
+
+        ((spec, address),) = calls.studies
+        assert (spec.storage, spec.trials, spec.resources.workers) == ("out", 7, 2)
+        assert address == "auto"
+
+    def test_map_that_cannot_be_drawn_does_not_cost_the_answer(self, run, capsys):
+        code, _ = run(self.FOUND, write_map=lambda *_: 1 / 0)
+
+        said = capsys.readouterr()
+        assert code == 0
+        assert "RECOMMENDED" in said.out
+        assert "note: the map was not drawn: division by zero" in said.err
+        assert "stabsearch plot results/test map" in said.out
+
+
+@pytest.mark.ray
+def test_interrupted_search_goes_on_with_the_same_command(here):
+    Path("x.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "test",
+                "trials": 6,
+                "space": {"learning_rate": {"log_uniform": [1e-3, 1e-2]}},
+                "trainer": {
+                    "max_train_steps": 400,
+                    "report_every": 20,
+                    "eval_every": 200,
+                    "eval_samples": 100,
+                    "model": {"width": 16},
+                },
+                "resources": {"workers": 1},
+            }
+        )
+    )
+    command = [sys.executable, "-m", "stabsearch", "run", "x.yaml", "--no-plot"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    for line in first.stdout:
+        if line.startswith("[1/6]"):
+            first.send_signal(signal.SIGINT)
+            break
+    out, err = first.communicate(timeout=120)
+
+    assert first.returncode == 130, out + err
+    assert "To go on, run the same command:\n  stabsearch run x.yaml --no-plot\n" in err
+    assert "Traceback" not in out + err
+    assert (here / "results/test/trials.parquet").exists()
+
+    second = stabsearch("run", "x.yaml", "--no-plot", "--json")
+
+    assert second.returncode in (0, 3), second.stderr
+    assert json.loads(second.stdout)["num_trials"] == 6
+    progress = second.stderr.splitlines()
+    assert "already finished" in progress[0]
+    assert sum(line.startswith("[6/6]") for line in progress) == 1
+    assert "Traceback" not in second.stderr
