@@ -113,8 +113,8 @@ BAD_FIELDS = [
         "Use digits, or write my_data:load.",
     ),
     (
-        {"trainer": {"model": {"widht": 32}}},
-        "trainer.model.widht: unknown field of mlp. Did you mean width?",
+        {"trainer": {"model": {"widths": 32}}},
+        "trainer.model.widths: unknown field of mlp. Did you mean width?",
     ),
     (
         {"trainer": {"model": {"width": 33}}},

@@ -124,7 +124,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch):
 
 
 def test_misspelt_command_answers_with_the_nearest(capsys):
-    assert cli.main(["valdate"]) == 2
+    assert cli.main(["validates"]) == 2
 
     assert "Did you mean 'validate'?" in capsys.readouterr().err
 
