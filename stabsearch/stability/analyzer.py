@@ -61,7 +61,11 @@ class Analyzer:
             timestep_low=low,
             timestep_high=high,
             reason=rule.reason.format(
-                value=finding.value, threshold=finding.threshold, step=finding.step, where=where
+                value=finding.value,
+                threshold=finding.threshold,
+                step=finding.step,
+                share="all" if finding.value >= 1 else f"{finding.value:.0%}",
+                where=where,
             ),
             advice=rule.advice[finding.symptom],
         )

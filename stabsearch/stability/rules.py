@@ -36,7 +36,8 @@ class Rule:
     id: str
     find: Callable[[Report, TrialWindow], Finding | None]
     reason: str
-    """Template over the finding's fields and ``where`` (the timesteps in words)."""
+    """Template over the finding's numbers, ``share`` (the value as a part of a whole, in words)
+    and ``where`` (the timesteps in words)."""
     advice: dict[Symptom, str]
 
 
@@ -161,7 +162,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         id="R1b",
         find=find_lost_progress,
-        reason="lost {value:.0%} of its progress by step {step}{where}",
+        reason="lost {share} of its progress by step {step}{where}",
         advice={Symptom.LOST_PROGRESS: LOWER_LR},
     ),
     Rule(

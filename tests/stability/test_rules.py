@@ -102,6 +102,11 @@ def test_a_trial_that_hardly_moved_does_not_lose_all_of_nothing():
     assert verdicts(curve([1.0, 0.98, 0.98] + [1.05] * 5), rule="R1b") == []
 
 
+@pytest.mark.parametrize(("loss", "words"), [(0.7, "lost 60% of its"), (2.0, "lost all of its")])
+def test_lost_progress_is_said_in_words(loss, words):
+    assert words in verdicts(curve([*FALLING, loss, loss]), rule="R1b")[-1][1].reason
+
+
 def test_lost_progress_names_the_bin_that_lost_most():
     reports = curve(FALLING)
     for step in (275, 300):
