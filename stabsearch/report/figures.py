@@ -31,6 +31,9 @@ from stabsearch.results.frames import Results
 
 DPI = 150
 
+# One seed for the ids inside the SVG, and text as text: the same study gives the same file.
+STYLE: Any = {"font.size": 9, "svg.hashsalt": "stabsearch", "svg.fonttype": "none"}
+
 INK, EDGE_INK, PICK_INK = "#222222", "#b2182b", "#ffffff"
 
 SYMPTOM_MARKERS = {
@@ -59,8 +62,7 @@ class _Plane:
 
 def write_map(results: Results, recommendation: Recommendation, folder: Path) -> list[Path]:
     """Writes ``map.png`` and ``map.svg`` into ``folder`` and returns their paths."""
-    # One seed for the ids inside the SVG, and text as text: the same study gives the same file.
-    with mpl.rc_context({"svg.hashsalt": "stabsearch", "svg.fonttype": "none", "font.size": 9}):
+    with mpl.rc_context(STYLE):
         figure = draw_map(results, recommendation)
         png, svg = folder / "map.png", folder / "map.svg"
         try:
@@ -93,7 +95,7 @@ def draw_map(results: Results, recommendation: Recommendation) -> Figure:
         frameon=False,
         handler_map={tuple: HandlerTuple(ndivide=None)},
         labelspacing=0.9,
-        borderaxespad=1.0,
+        borderaxespad=0.3,
     )
     figure.suptitle(_title(results, recommendation, plane), x=0.01, ha="left", fontsize=11)
     return figure

@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -9,7 +10,7 @@ from matplotlib.image import imread
 from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.recommend.pick import recommend
 from stabsearch.records import Outcome, Recommendation, Severity, Symptom
-from stabsearch.report.figures import draw_map, write_map
+from stabsearch.report.figures import STYLE, draw_map, write_map
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
@@ -69,8 +70,9 @@ def test_everything_on_the_map_is_named_in_words(drawn):
 
 def test_the_legend_covers_no_point(drawn):
     results, recommendation, _ = drawn
-    figure = draw_map(results, recommendation)
-    figure.draw_without_rendering()
+    with mpl.rc_context(STYLE):
+        figure = draw_map(results, recommendation)
+        figure.draw_without_rendering()
 
     legend = figure.legends[0].get_window_extent()
     axes = figure.axes[0].get_window_extent()
@@ -81,8 +83,9 @@ def test_the_legend_covers_no_point(drawn):
 
 def test_tick_labels_do_not_touch(drawn):
     results, recommendation, _ = drawn
-    figure = draw_map(results, recommendation)
-    figure.draw_without_rendering()
+    with mpl.rc_context(STYLE):
+        figure = draw_map(results, recommendation)
+        figure.draw_without_rendering()
 
     axes = figure.axes[0]
     boxes = [
@@ -182,8 +185,10 @@ def test_few_trials_are_drawn_all_the_same(tmp_path, records, space):
     records = records if space is synthetic.SPACE else without_clip(records)
     results = results_of(tmp_path, records, space)
 
-    for path in write_map(results, recommend(results), tmp_path / "out"):
-        assert path.stat().st_size > 5000
+    figure = draw_map(results, recommend(results))
+    figure.draw_without_rendering()
+
+    assert figure.legends[0].get_texts()
 
 
 @pytest.mark.parametrize("records", [[], [synthetic.record(params={"optimizer": "sgd"})]])
