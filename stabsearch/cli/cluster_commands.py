@@ -125,9 +125,8 @@ def submit(
     if follow:
         _follow(cluster, submission.id)
         return
-    where = f" --address {shlex.quote(cluster.address)}" if address else ""
-    for command in (f"logs {submission.id} -f", f"fetch {submission.id}", f"stop {submission.id}"):
-        typer.echo(f"  stabsearch {command}{where}")
+    for verb in ("logs -f", "fetch", "stop"):
+        typer.echo(_command(verb, submission.id, cluster))
 
 
 def status(
@@ -140,23 +139,23 @@ def status(
     """Show the state of a study, and what it said last."""
     cluster = _connect(address)
     job = cluster.job(study_id) if study_id else _latest(cluster)
-    progress = cluster.last_line(job.id)
+    progress = cluster.progress(job)
     if as_json:
-        typer.echo(json.dumps(_fields(job) | {"last_line": progress}, indent=2))
+        typer.echo(json.dumps(_fields(job) | {"progress": progress}, indent=2))
         return
     rows = {
         "id": job.id,
         "study": job.study,
         "state": f"{job.state}{_since(job)}",
         "why": job.message,
-        "last": progress if progress != job.message else "",
+        "progress": progress,
         "results": f"{job.storage.rstrip('/')}/{job.study} on the head node",
         "version": f"stabsearch {job.version}, Ray {cluster.ray_version}",
         "auth": f"token ({cluster.token.source})" if cluster.token else "OFF",
     }
     for name, value in rows.items():
         if value:
-            typer.echo(f"{name:8} {value}")
+            typer.echo(f"{name:9} {value}")
 
 
 def logs(
@@ -266,7 +265,15 @@ def _follow(cluster: Cluster, job_id: str) -> None:
         _note(f"\nNo longer following. {job_id} goes on; to end it: stabsearch stop {job_id}")
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"{job.id}: {job.state}{_colon(job.message)}.")
+    typer.echo(_command("fetch", job.id, cluster))
     raise typer.Exit(_exit_code(job))
+
+
+def _command(verb: str, job_id: str, cluster: Cluster) -> str:
+    """What to type next, as it would work in this shell."""
+    is_known = cluster.address in [os.environ.get(name) for name in _ADDRESS_VARIABLES]
+    where = "" if is_known else f" --address {shlex.quote(cluster.address)}"
+    return f"  stabsearch {verb} {job_id}{where}"
 
 
 def _exit_code(job: StudyJob) -> int:

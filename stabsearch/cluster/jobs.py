@@ -57,6 +57,7 @@ JOB_ENVIRONMENT = RAY_FLAGS | {
 }
 
 _HTTP_SECONDS = 10.0
+_PROGRESS_LINES = 50
 _NO_STABLE_SETTING, _INTERRUPTED = 3, 130  # exit codes of `stabsearch run`
 
 
@@ -252,12 +253,15 @@ class Cluster:
         else:
             yield from (f"{line}\n" for line in self._log_lines(job.id))
 
-    def last_line(self, job_id: str) -> str:
-        """What a study said last; empty if nothing yet."""
-        with contextlib.suppress(ClusterError):
-            lines = [line.strip() for line in self._log_lines(job_id, last=5)]
-            return next((line for line in reversed(lines) if line), "")
-        return ""
+    def progress(self, job: StudyJob) -> str:
+        """The line of a study's log that says how far it is, or its answer; empty if none yet."""
+        try:
+            lines = [line.strip() for line in self._log_lines(job.id, last=_PROGRESS_LINES)]
+        except ClusterError:
+            return ""  # the node that the study ran on is gone, its log with it
+        starts = ("RECOMMENDED",) if job.state is JobState.DONE else ("[",)
+        telling = [line for line in lines if line.startswith(starts)]
+        return telling[-1] if telling else ""
 
     def _follow(self, job_id: str) -> Iterator[str]:
         with self._explained(), asyncio.Runner() as runner:
@@ -584,6 +588,8 @@ def _own_version() -> str:
 def _last_line(text: str | None) -> str:
     """The line of a log or traceback that says what happened."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    # Ray's own first line; it may come last, after those of a command that ends at once.
+    lines = [line for line in lines if not line.startswith("Running entrypoint for job ")]
     return lines[-1] if lines else ""
 
 

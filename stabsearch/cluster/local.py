@@ -188,8 +188,9 @@ def _address_of_this_node() -> str:
                 f"RAY_ADDRESS is {named}, which is no host:port of a Ray head. Unset it, or give "
                 "the address with --address."
             )
-    # `ray start` notes the cluster that this machine belongs to.
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    # `ray start` notes here which cluster this machine belongs to.
+    parent = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    note = Path(parent) / "ray" / "ray_current_cluster"
     try:
         return note.read_text(encoding="utf-8").strip()
     except OSError:
