@@ -672,12 +672,17 @@ class StudySpec(Part):
         """Settings x seeds."""
         return self.trials * self.seeds
 
-    def step_budget(self) -> int:
-        """Steps that all trials take if none is stopped; at most, where the budget is searched."""
+    @property
+    def longest_trial(self) -> int:
+        """Steps of a trial that is not stopped; the largest, where the budget is searched."""
         longest: list[Any] = [self.trainer_for({}).max_train_steps]
         if (domain := self.searched().get("max_train_steps")) is not None:
             longest = domain.probes()
-        return self.num_trials * int(max(longest))
+        return int(max(longest))
+
+    def step_budget(self) -> int:
+        """Steps that all trials take if none is stopped."""
+        return self.num_trials * self.longest_trial
 
     def references(self) -> dict[str, str]:
         """Field path -> ``module:function`` of everything that must be imported."""
@@ -700,7 +705,11 @@ class StudySpec(Part):
         return found
 
     def fingerprint(self) -> str:
-        """sha256 of all that changes results: not where they are stored, nor the resources."""
+        """sha256 of all that changes a trial's result, or the order of proposals.
+
+        Not where results are stored, nor the resources; not ``trials`` and ``seeds`` either, so
+        that a study can be extended by running it with more of them.
+        """
         resolved = {
             "name": self.name,
             # a list: the order of the space is the order in which a searcher draws
@@ -708,8 +717,6 @@ class StudySpec(Part):
             "trainer": self.trainer_for({}).model_dump(mode="json"),
             "searcher": self.searcher.model_dump(mode="json"),
             "scheduler": self.scheduler.model_dump(mode="json"),
-            "seeds": self.seeds,
-            "trials": self.trials,
         }
         canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

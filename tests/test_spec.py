@@ -471,8 +471,6 @@ def test_true_and_one_are_different_choices():
 @pytest.mark.parametrize(
     "change",
     [
-        {"trials": 33},
-        {"seeds": 2},
         {"name": "other"},
         {"searcher": {"seed": 1}},
         {"scheduler": {"gate": False}},
@@ -490,6 +488,8 @@ def test_fingerprint_changes_with_what_changes_results(change):
     "change",
     [
         {"storage": "/elsewhere"},
+        {"trials": 33},  # a study can be extended
+        {"seeds": 2},
         {"resources": {"workers": 3, "cpus": 2, "max_failures": 0}},
         {"trainer": {"learning_rate": 1e-3}},  # the default, written out
         {"space": {"learning_rate": LR, "max_grad_norm": 1.0}},  # likewise, as a constant

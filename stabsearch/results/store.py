@@ -80,14 +80,10 @@ class StudyStore:
         """
         if self.path.is_dir() and (self.path / STUDY_FILE).is_file():
             self._check_same_study(study, fingerprint)
+            self._write_study(study, fingerprint)
             self._sweep()
             return True
         self._refuse_foreign_folder()
-        content = {
-            schema.VERSION_KEY.decode(): schema.SCHEMA_VERSION,
-            "fingerprint": fingerprint,
-            "study": study,
-        }
         first_missing = None
         try:
             first_missing = next(
@@ -99,8 +95,7 @@ class StudyStore:
             self._records = {}
             self.write_trials([])
             # Last: a folder with a study.json has everything else.
-            text = json.dumps(content, indent=2) + "\n"
-            _replace(self.path / STUDY_FILE, lambda temporary: temporary.write_text(text))
+            self._write_study(study, fingerprint)
         except OSError as error:
             if first_missing is not None:
                 shutil.rmtree(first_missing, ignore_errors=True)
@@ -110,6 +105,15 @@ class StudyStore:
                 "--storage DIR."
             ) from error
         return False
+
+    def _write_study(self, study: dict[str, Any], fingerprint: str) -> None:
+        content = {
+            schema.VERSION_KEY.decode(): schema.SCHEMA_VERSION,
+            "fingerprint": fingerprint,
+            "study": study,
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        _replace(self.path / STUDY_FILE, lambda temporary: temporary.write_text(text))
 
     def study(self) -> dict[str, Any]:
         """The dict that ``create`` was given."""

@@ -6,13 +6,14 @@ schedules the trials; what happened is in our own files, and a restart is rebuil
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,26 +53,27 @@ def run_study(
     written, ResultsError if the folder holds another study, ClusterError if the address does not
     answer, and StudyAborted if the trials themselves cannot run. Finished trials stay on disk.
     """
-    path = Path(spec.storage).expanduser().absolute() / spec.name
-    with ray_runtime(address) as runtime:
+    path = spec.path
+    with ray_runtime(address) as runtime, ExitStack() as leave:
         num_workers = count_workers(spec.resources, runtime)
         store = StudyStore(path)
         store.create(spec.model_dump(mode="json"), spec.fingerprint())
+        leave.enter_context(_only_driver(path))
         ledger = Ledger(store, observer or StudyObserver(), _finished_for_good(store))
         ledger.observe_start(
             StudyOverview(
                 name=spec.name,
                 path=path,
-                num_trials=spec.trials * spec.seeds,
-                num_workers=min(num_workers, spec.trials * spec.seeds),
-                max_train_steps=spec.trainer.max_train_steps,
+                num_trials=spec.num_trials,
+                num_workers=min(num_workers, spec.num_trials),
+                max_train_steps=spec.longest_trial,
                 finished=tuple(ledger.finished()),
                 param_names=tuple(spec.searched()),
             )
         )
-        if len(ledger.finished()) < spec.trials * spec.seeds:
+        if len(ledger.finished()) < spec.num_trials:
             _search(spec, store, ledger, num_workers)
-        interrupted = len(ledger.finished()) < spec.trials * spec.seeds
+        interrupted = len(ledger.finished()) < spec.num_trials
         results, recommendation = _answer(path)
         ledger.observe_end(recommendation, interrupted=interrupted)
     return StudyResult(
@@ -132,7 +134,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Ray logs a page for every lost worker; the trial's attempts and its outcome say it in words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    gate = StabilityGate(spec.scheduler, spec.trainer.max_train_steps, ledger)
+    gate = StabilityGate(spec.scheduler, spec.longest_trial, ledger)
     searcher = SettingSearcher(
         spec,
         ledger,
@@ -157,7 +159,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=gate,
-                num_samples=spec.trials * spec.seeds - len(finished),
+                num_samples=spec.num_trials - len(finished),
                 reuse_actors=True,
                 max_concurrent_trials=num_workers,
             ),
@@ -215,6 +217,20 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
             trial.verdicts.setdefault((verdict.rule, verdict.severity), verdict)
         trials.append(trial)
     return trials
+
+
+@contextmanager
+def _only_driver(path: Path) -> Iterator[None]:
+    """Hold the study's folder; a lock of the operating system, so a killed driver lets go."""
+    with (path / ".driver.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentProblem(
+                f"{path}: another process is running this study. Wait for it, stop it, or give "
+                "the study another `name:`."
+            ) from None
+        yield
 
 
 @contextmanager

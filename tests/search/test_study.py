@@ -86,6 +86,37 @@ def test_a_finished_study_answers_again_without_training(tiny_study):
     assert again.recommendation == first.recommendation
 
 
+def test_a_study_is_extended_by_asking_for_more_trials_and_seeds(tiny_study):
+    first = run_study(tiny_study(trials=2))
+    extended = run_study(tiny_study(trials=3, seeds=2))
+    trials = extended.results.trials
+
+    assert trials.trial_id.tolist() == ["0000-0", "0000-1", "0001-0", "0001-1", "0002-0", "0002-1"]
+    kept = trials[trials.trial_id.isin(["0000-0", "0001-0"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, first.results.trials)
+    assert len(optuna_study(extended.path).trials) == 3
+    assert extended.results.study["trials"] == 3
+
+
+def test_a_second_driver_of_the_same_study_is_refused(tiny_study):
+    study = tiny_study(trials=1)
+
+    class Intruder(StudyObserver):
+        refused = None
+
+        def on_trial_start(self, trial):
+            try:
+                run_study(study)
+            except EnvironmentProblem as error:
+                self.refused = error
+
+    intruder = Intruder()
+    result = run_study(study, observer=intruder)
+
+    assert "another process is running this study" in str(intruder.refused)
+    assert result.results.trials.outcome.tolist() == ["completed"]
+
+
 def test_nan_is_a_result_in_the_files_and_a_finite_constraint_in_optuna(tiny_study):
     model = {"name": f"{MODELS}:TurnsNaN", "first_nan_step": 14}
     result = run_study(tiny_study(trials=2, trainer={"model": model}))

@@ -1,0 +1,88 @@
+"""The real command, interrupted and killed: what is lost, and what the same command then does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+import stabsearch
+from stabsearch.results.store import StudyStore
+from stabsearch.search.study import run_study
+from stabsearch.spec_file import dump_study
+from tests.search.test_study import TIMES, optuna_study
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def start(file, tmp_path):
+    return subprocess.Popen(
+        [sys.executable, "-m", "stabsearch", "run", str(file), "--no-plot"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+    )
+
+
+def wait_for_trials(path, count, process, seconds=120):
+    """Until ``count`` trials have ended and another one is under way."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        if (path / "trials.parquet").exists():
+            store = StudyStore(path)
+            if len(store.finished_records()) >= count and store.unfinished_trial_ids():
+                return
+        time.sleep(0.05)
+    raise AssertionError("the study did not get that far")
+
+
+def test_interrupted_then_killed_then_finished_is_as_if_nothing_had_happened(tiny_study, tmp_path):
+    trainer = {"max_train_steps": 1500, "report_every": 50, "eval_every": 500}
+    study = tiny_study(trials=6, trainer=trainer)
+    file = tmp_path / "study.yaml"
+    file.write_text(dump_study(study))
+    path = study.path
+
+    interrupted = start(file, tmp_path)
+    wait_for_trials(path, 1, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    output, _ = interrupted.communicate(timeout=60)
+
+    assert interrupted.returncode == 130, output
+    assert "Traceback" not in output
+    assert "same command" in output
+    finished = len(StudyStore(path).finished_records())
+    assert 1 <= finished < 6
+
+    killed = start(file, tmp_path)
+    wait_for_trials(path, finished + 1, killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    finished = len(StudyStore(path).finished_records())
+    assert finished < 6
+    assert len(stabsearch.load(path).trials) >= finished
+
+    last = start(file, tmp_path)
+    output, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, output
+
+    undisturbed = run_study(study.model_copy(update={"storage": str(tmp_path / "undisturbed")}))
+    noise = [*TIMES, "attempts"]
+    pd.testing.assert_frame_equal(
+        stabsearch.load(path).trials.drop(columns=noise),
+        undisturbed.results.trials.drop(columns=noise),
+    )
+    pd.testing.assert_frame_equal(
+        stabsearch.load(path).reports.drop(columns="train_seconds"),
+        undisturbed.results.reports.drop(columns="train_seconds"),
+    )
+    assert [t.state.name for t in optuna_study(path).trials] == ["COMPLETE"] * 6
+    assert list((path / "journal").iterdir()) == []
+    assert list((path / "checkpoints").iterdir()) == []
