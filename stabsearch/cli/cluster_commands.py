@@ -117,7 +117,7 @@ def submit(
         python=python,
     )
     if not submission.is_new:
-        typer.echo(f"{submission.id} is running already; nothing was submitted.")
+        typer.echo(f"{submission.id} is running already, as it was submitted then.")
     elif submission.resumes:
         typer.echo(f"Submitted {submission.id}, which goes on from {submission.resumes}.")
     else:
