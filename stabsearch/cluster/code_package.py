@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import stabsearch
 from stabsearch.errors import ClusterError
 
 MAX_PACKAGE_BYTES = 100 * 2**20
@@ -53,7 +52,7 @@ def write_code_package(
             # Ours comes below: client and cluster run one version.
             if Path(name).parts[0] not in EXCLUDED_AT_THE_TOP | {_PACKAGE}
         }
-    source = Path(stabsearch.__file__).parent
+    source = Path(__file__).parents[1]
     files |= {f"{_PACKAGE}/{name}": path for name, path in _walk(source)}
 
     with zipfile.ZipFile(destination, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as package:
