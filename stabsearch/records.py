@@ -1,8 +1,8 @@
 """What travels between the stages of a study: one frozen record per arrow of the data flow.
 
-Standard library only, so that every layer, with or without torch or Ray, can speak these words.
+Standard library only: every layer, with or without torch or Ray, can speak these words.
 
-A *step* is an optimizer step. A *timestep* is diffusion time t in ``0 .. num_train_timesteps - 1``.
+A *step* is an optimizer step. A *timestep* is diffusion time t, 0 to num_train_timesteps - 1.
 Timesteps are grouped into bins of equal count; bin 0 holds the least noisy ones.
 """
 

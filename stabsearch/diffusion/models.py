@@ -21,8 +21,7 @@ class SinusoidalEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         angles = timesteps[:, None] * self.frequencies
-        embedding: Tensor = torch.cat([angles.sin(), angles.cos()], dim=1)
-        return embedding
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class ResidualBlock(nn.Module):
@@ -35,7 +34,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
         inner = self.linear1(nn.functional.silu(hidden)) + time
-        return hidden + self.linear2(nn.functional.silu(inner))
+        outer: Tensor = hidden + self.linear2(nn.functional.silu(inner))
+        return outer
 
 
 class TimeEmbeddedMLP(nn.Module):

@@ -1,6 +1,7 @@
 """What Ray Tune runs: a Trainer, judged beside its reports.
 
-Runs inside a Ray worker, which trains many trials one after the other (``reset_config``).
+Runs inside a Ray worker, which trains many trials one after the other (``reset_config``). torch is
+imported in the worker only: the driver, which names this class to Ray, never needs it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from ray import tune
 
 from stabsearch.records import Severity
 from stabsearch.search.packet import PACKET_KEY, STEP_KEY, JudgedReport, Packet
 from stabsearch.spec import TrainerSpec
 from stabsearch.stability.analyzer import Analyzer
-from stabsearch.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from stabsearch.training.trainer import Trainer
 
 PACKET_SECONDS = 0.5
 """A packet is sent when this much time has passed since the last."""
@@ -68,6 +70,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Never called: no Ray checkpoint is ever taken."""
 
     def _begin(self, config: dict[str, Any]) -> None:
+        import torch
+
+        from stabsearch.training.trainer import Trainer
+
         if config["search_path"] not in sys.path:
             sys.path.append(config["search_path"])
         torch.set_num_threads(config["num_threads"])
@@ -98,6 +104,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _save_if_due(self, trainer: Trainer) -> None:
         if time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
+        import torch
+
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(

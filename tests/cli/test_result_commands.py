@@ -73,7 +73,7 @@ def test_plot_writes_elsewhere_on_request(app, path, tmp_path):
 
 
 def test_an_unknown_figure_lists_the_known_ones(app, path):
-    result = runner.invoke(app, ["plot", str(path), "mapp"])
+    result = runner.invoke(app, ["plot", str(path), "mapX"])
 
     assert result.exit_code == 2
     assert "'map'" in result.output

@@ -20,6 +20,12 @@ def test_digits_are_split_without_overlap_and_scaled():
     )
 
 
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    assert np.array_equal(DATASETS["digits"]()[:, 0], (load_digits().images / 8 - 1))
+
+
 def test_split_depends_on_its_seed_only():
     first, again, other = (make_dataset(DATASETS["digits"], {}, 0.2, seed) for seed in (0, 0, 1))
 
