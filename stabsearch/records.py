@@ -118,8 +118,8 @@ class TrialFacts:
     max_train_steps: int
     lr_warmup_steps: int
     report_every: int
-    is_clipped: bool
-    """Whether gradients are clipped at all: an excursion is survivable only then."""
+    max_grad_norm: float | None
+    """Clip threshold; None without clipping."""
     bin_edges: tuple[int, ...]
     """First timestep of every bin, then ``num_train_timesteps``; length bins + 1."""
     reference: ReferenceLoss
@@ -282,9 +282,11 @@ class TrialRecord:
 
     @property
     def is_unstable(self) -> bool:
-        """Evidence that the setting lies beyond the edge."""
+        """Evidence that the setting lies beyond the edge. A failed trial is none."""
         return self.outcome is Outcome.DIVERGED or (
-            self.severity >= Severity.PENALISE and self.symptom != Symptom.NOT_LEARNING
+            self.outcome is not Outcome.FAILED
+            and self.severity >= Severity.PENALISE
+            and self.symptom != Symptom.NOT_LEARNING
         )
 
 
@@ -304,31 +306,57 @@ class Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """The answer of a study. ``params`` is None when no setting was stable."""
+    """The answer of a study. ``params`` is None when no setting was stable.
+
+    Probabilities and intervals are predictions of the models that were fitted to the trials;
+    scores are measured unless they are called predicted.
+    """
 
     params: Params | None
     trial_id: str | None
     """The trial that the recommended params come from."""
     num_stable_seeds: int = 0
+    num_failed_seeds: int = 0
+    """Replicates that the machine or the code made fail."""
     num_seeds: int = 0
+    """Replicates that the study asks of every setting; some may not have finished."""
     score: float | None = None
-    """Measured score of the recommended setting (worst over seeds)."""
+    """Score of the recommended setting (worst over seeds)."""
     worst_score: float | None = None
     """Highest predicted score within one octave in every searched scale parameter."""
     best_trial_id: str | None = None
-    """The stable trial with the lowest score: what a tuner would have returned."""
+    """The completed trial with the lowest score, stable or not: what a tuner returns."""
+    best_params: Params | None = None
     best_score: float | None = None
+    best_is_stable: bool | None = None
+    best_margin_octaves: float | None = None
+    """As ``margin_octaves``, of that trial."""
     best_worst_score: float | None = None
     """Highest predicted score within one octave of that trial."""
+    price_of_safety: float | None = None
+    """(score of ``trial_id`` - ``best_score``) / ``best_score``."""
     region_low: float | None = None
-    """Lowest learning rate, at the recommended clip, of the stable region."""
+    """The stable region: learning rates around the recommended one, its other params kept, at
+    which at most 10% of runs fail. Not below the lowest rate of a stable trial; not above the
+    highest one if no trial was unstable."""
     region_high: float | None = None
+    plateau_low: float | None = None
+    """The part of it in which the predicted score is within 10% of the recommended setting's."""
+    plateau_high: float | None = None
     edge: Edge | None = None
     """None when no trial was unstable, or the learning rate was not searched."""
     margin_octaves: float | None = None
-    """log2(edge / recommended learning rate)."""
+    """log2(lr05 / recommended learning rate): octaves below where 5% of runs fail. Negative: the
+    recommended setting lies above that point."""
+    p_unstable: float | None = None
+    """Probability that a run of the recommended setting fails."""
+    p_unstable_doubled: float | None = None
+    """The same at twice its learning rate."""
     edge_trial_ids: tuple[str, ...] = ()
     """The unstable trials nearest to the recommendation: they mark the edge."""
+    unstable_trial_ids: tuple[str, ...] = ()
+    """All trials that count as beyond the edge: those with ``is_unstable``, and those that never
+    learned at a learning rate above that of a stable trial."""
     num_trials: int = 0
     num_unstable: int = 0
     steps_spent: int = 0

@@ -32,11 +32,6 @@ class NoiseSchedule:
     def num_train_timesteps(self) -> int:
         return len(self.betas)
 
-    @property
-    def log_snr(self) -> Array:
-        """log(ab / (1 - ab))."""
-        return np.log(self.alphas_cumprod) - np.log(self.one_minus_alphas_cumprod)
-
     def bin_edges(self, num_timestep_bins: int) -> tuple[int, ...]:
         """First timestep of every bin, then T. Bins differ by at most one timestep."""
         return tuple(

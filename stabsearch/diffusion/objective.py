@@ -42,5 +42,13 @@ class Objective:
 
 
 def per_sample_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error ``[B]`` over each example's numbers, in fp32."""
+    """Mean squared error ``[B]`` over each example's numbers, in fp32.
+
+    Raises ValueError for a prediction of another shape, which would be broadcast in silence.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"the model predicts shape {list(prediction.shape)} for inputs of shape "
+            f"{list(target.shape)}; a denoiser must return the shape of its input."
+        )
     return (prediction.float() - target).square().flatten(1).mean(1)

@@ -78,17 +78,15 @@ class ReferenceCurves:
 
 
 def reference_curves(
-    data: NDArray[np.float32], schedule: NoiseSchedule, prediction_type: str
+    eigenvalues: Array, num_dimensions: int, schedule: NoiseSchedule, prediction_type: str
 ) -> ReferenceCurves:
-    """Reference losses for examples ``data[N, ...]`` under a schedule.
+    """Reference losses under a schedule for data with a covariance of these eigenvalues.
 
-    With eigenvalues l_i of the data covariance and s2 their mean,
+    With the eigenvalues l_i (those that are left out are 0) and s2 their mean over d dimensions,
     ``M_iso = s2 om / (ab s2 + om)`` and ``M_lin = mean_i l_i om / (ab l_i + om)``.
     """
     ab, om = schedule.alphas_cumprod, schedule.one_minus_alphas_cumprod
     space = PREDICTION_SPACES[prediction_type]
-    eigenvalues = covariance_eigenvalues(data)
-    num_dimensions = data[0].size
     variance = float(eigenvalues.sum()) / num_dimensions
     factor = space.loss_per_sample_error(ab, om)
     # Directions without variance are known exactly and add nothing to M_lin.

@@ -72,18 +72,28 @@ class StudyStore:
 
     # --- the study ------------------------------------------------------------------------
 
-    def create(self, study: dict[str, Any], fingerprint: str) -> bool:
-        """Makes the study's folder. True if it was there: the study resumes.
+    def holds(self, study: dict[str, Any], fingerprint: str) -> bool:
+        """Whether the folder has this study already. Changes nothing.
 
-        Two specs with one fingerprint are the same study; another fingerprint under the same
-        path is an error.
+        Two specs with one fingerprint are the same study. Another study under the same path, or
+        a folder that is none, raises ResultsError; a path that cannot be written
+        EnvironmentProblem, as far as that can be told without writing.
         """
-        if self.path.is_dir() and (self.path / STUDY_FILE).is_file():
+        if (self.path / STUDY_FILE).is_file():
             self._check_same_study(study, fingerprint)
-            self._write_study(study, fingerprint)
-            self._sweep()
             return True
         self._refuse_foreign_folder()
+        nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not nearest.is_dir():
+            raise self._cannot_be_written(f"{nearest} is not a folder")
+        if not os.access(nearest, os.W_OK):
+            raise self._cannot_be_written(f"no permission to write in {nearest}")
+        return False
+
+    def create(self, study: dict[str, Any], fingerprint: str) -> bool:
+        """Makes the study's folder. True if it was there: the study resumes (``take_over``)."""
+        if self.holds(study, fingerprint):
+            return True
         first_missing = None
         try:
             first_missing = next(
@@ -99,12 +109,23 @@ class StudyStore:
         except OSError as error:
             if first_missing is not None:
                 shutil.rmtree(first_missing, ignore_errors=True)
-            raise EnvironmentProblem(
-                f"The results cannot be written to {self.path}: {error.strerror or error}. "
-                "Choose a folder that you may write to, with `storage:` in the study file or "
-                "--storage DIR."
-            ) from error
+            raise self._cannot_be_written(error.strerror or str(error)) from error
         return False
+
+    def take_over(self, study: dict[str, Any], fingerprint: str) -> None:
+        """Begins to write an existing study: only the one process that runs it may.
+
+        Notes what is asked for now (an extended study has more trials), and removes what a killed
+        writer left.
+        """
+        self._write_study(study, fingerprint)
+        self._sweep()
+
+    def _cannot_be_written(self, reason: str) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            f"The results cannot be written to {self.path}: {reason}. Choose a folder that you may "
+            "write to, with `storage:` in the study file or --storage DIR."
+        )
 
     def _write_study(self, study: dict[str, Any], fingerprint: str) -> None:
         content = {

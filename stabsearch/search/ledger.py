@@ -15,7 +15,6 @@ from typing import Any
 
 from stabsearch.errors import StudyAborted
 from stabsearch.records import (
-    Evaluation,
     Outcome,
     Params,
     Report,
@@ -97,9 +96,20 @@ class LiveTrial:
     def ordered_reports(self) -> list[Report]:
         return [self.reports[step] for step in sorted(self.reports)]
 
-    def evaluations(self) -> list[tuple[int, Evaluation]]:
-        """(step, evaluation) of every report that has one."""
-        return [(r.step, r.evaluation) for r in self.ordered_reports() if r.evaluation]
+    def scores(self) -> list[tuple[int, float]]:
+        """(step, score) of every evaluation so far."""
+        return [(r.step, r.evaluation.score_ema) for r in self.ordered_reports() if r.evaluation]
+
+    def worst_score(self) -> float:
+        """What stands in for a score that is not finite."""
+        finite = [score for _, score in self.scores() if math.isfinite(score)]
+        return max(finite, default=0.0)
+
+    def forget_from(self, step: int) -> None:
+        """Drop what an earlier attempt said of this step and later: it is being said again."""
+        if self.reports and step <= next(reversed(self.reports)):
+            self.reports = {s: r for s, r in self.reports.items() if s < step}
+            self.verdicts = {k: v for k, v in self.verdicts.items() if v.step < step}
 
     def _deciding_verdict(self) -> Verdict | None:
         """The worst verdict; the earliest of equals."""
@@ -108,15 +118,20 @@ class LiveTrial:
         )
 
 
+def make_trial_id(setting: int, seed: int) -> str:
+    """Sorts in the order of proposal."""
+    return f"{setting:04d}-{seed}"
+
+
 class Ledger:
     """All trials of a study. Every change is written before the method returns."""
 
-    def __init__(
-        self, store: StudyStore, observer: StudyObserver, finished: Iterable[TrialRecord] = ()
-    ) -> None:
+    def __init__(self, store: StudyStore, observer: StudyObserver) -> None:
         self._store = store
         self._observer: StudyObserver | None = observer
-        self._finished = {record.trial_id: record for record in finished}
+        there = store.finished_records() if store.path.exists() else []
+        self._failed_before = [r for r in there if r.outcome is Outcome.FAILED]
+        self._finished = {r.trial_id: r for r in there if r.outcome is not Outcome.FAILED}
         self._live: dict[str, LiveTrial] = {}
         self.fatal: Exception | None = None
         """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
@@ -154,6 +169,7 @@ class Ledger:
         self._store.append_report(trial_id, report, verdicts)
         trial = self._live[trial_id]
         trial.facts = facts
+        trial.forget_from(report.step)
         trial.reports[report.step] = report
         for verdict in verdicts:
             trial.verdicts.setdefault((verdict.rule, verdict.severity), verdict)
@@ -198,6 +214,10 @@ class Ledger:
 
     def finished(self) -> Sequence[TrialRecord]:
         return list(self._finished.values())
+
+    def failed(self) -> Sequence[TrialRecord]:
+        """Trials that failed in an earlier run: they get another chance in this one."""
+        return self._failed_before
 
     def observe_start(self, *arguments: Any, **keywords: Any) -> None:
         self._tell("on_study_start", *arguments, **keywords)

@@ -22,7 +22,7 @@ class StudyOverview:
     num_trials: int
     """Settings x seeds."""
     num_workers: int
-    """Trials that train at the same time."""
+    """Trials that train at the same time; 0 if all are finished."""
     max_train_steps: int
     finished: tuple[TrialRecord, ...]
     """Trials that an earlier run finished; empty in a new study."""
@@ -45,4 +45,4 @@ class StudyObserver:
         """A trial has its outcome, and its files are on disk."""
 
     def on_study_end(self, recommendation: Recommendation, *, interrupted: bool) -> None:
-        """After the last trial, or after Ctrl-C; Ray is still up."""
+        """After the last trial, or after Ctrl-C; Ray has ended."""

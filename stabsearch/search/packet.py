@@ -30,7 +30,7 @@ class Packet:
     """One result of a Ray trial."""
 
     facts: TrialFacts | None
-    """None only if the trial failed before it could be set up."""
+    """None only if the trial failed before it could be set up; then there are no reports."""
     reports: tuple[JudgedReport, ...] = ()
     failure: str | None = None
     """Why the trial's own code raised; the trial cannot go on."""

@@ -7,17 +7,15 @@ asked about the others, with finite scores only.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
-    MedianStoppingRule,
     TrialScheduler,
 )
 
@@ -28,18 +26,15 @@ from stabsearch.records import (
     Report,
     Severity,
     StoppedBy,
-    Symptom,
     TrialFacts,
     Verdict,
 )
+from stabsearch.search.guard import guarded
 from stabsearch.search.ledger import Ledger
 from stabsearch.search.packet import PACKET_KEY, SCORE_KEY, STEP_KEY, Packet
 from stabsearch.spec import SchedulerSpec
 
 CONTINUE = Decision(action=Action.CONTINUE)
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +44,8 @@ class RankedTrial:
     trial_id: str
 
 
-class NoRanking(FIFOScheduler):  # type: ignore[misc]
-    """An inner scheduler that lets every trial run."""
-
-
 INNER_SCHEDULERS: dict[str, Callable[[SchedulerSpec, int], TrialScheduler]] = {
-    "none": lambda spec, max_train_steps: NoRanking(),  # noqa: ARG005
+    "none": lambda spec, max_train_steps: FIFOScheduler(),  # noqa: ARG005
     "asha": lambda spec, max_train_steps: AsyncHyperBandScheduler(
         time_attr=STEP_KEY,
         metric=SCORE_KEY,
@@ -64,34 +55,7 @@ INNER_SCHEDULERS: dict[str, Callable[[SchedulerSpec, int], TrialScheduler]] = {
         grace_period=max(1, round(spec.grace_fraction * max_train_steps)),
         reduction_factor=spec.reduction_factor,
     ),
-    "median": lambda spec, max_train_steps: MedianStoppingRule(
-        time_attr=STEP_KEY,
-        metric=SCORE_KEY,
-        mode="min",
-        grace_period=max(1, round(spec.grace_fraction * max_train_steps)),
-    ),
 }
-
-
-def guarded(otherwise: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Keep an exception from killing Ray Tune's loop: remember it, end the study in order.
-
-    The object needs a ``ledger``. The study driver raises what was remembered.
-    """
-
-    def decorate(method: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(method)
-        def call(*arguments: P.args, **keywords: P.kwargs) -> R:
-            ledger: Ledger = arguments[0].ledger  # type: ignore[attr-defined]
-            try:
-                return method(*arguments, **keywords)
-            except Exception as error:
-                ledger.fatal = ledger.fatal or error
-                return otherwise  # type: ignore[no-any-return]
-
-        return call
-
-    return decorate
 
 
 class StabilityGate(FIFOScheduler):  # type: ignore[misc]
@@ -107,13 +71,14 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
     def replay(
         self, trial_id: str, scores: Iterable[tuple[int, float]], constant_score: float
     ) -> None:
-        """Show the inner scheduler the (step, score)s of a trial from before a restart."""
+        """Show the inner scheduler the (step, score)s that it saw of a trial before a restart."""
         ranked = RankedTrial(trial_id)
         self._inner.on_trial_add(None, ranked)
         for step, score in scores:
             bounded = finite_score(score, constant_score)
             self._inner.on_trial_result(None, ranked, _inner_result(step, bounded))
 
+    @guarded(None)
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._inner.on_trial_add(tune_controller, RankedTrial(trial.config["trial_id"]))
 
@@ -176,7 +141,7 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         action = self._inner.on_trial_result(
             tune_controller, RankedTrial(trial_id), _inner_result(report.step, score)
         )
-        if action == TrialScheduler.CONTINUE:
+        if action != TrialScheduler.STOP:
             return CONTINUE
         return Decision(
             action=Action.STOP,
@@ -236,6 +201,6 @@ def _outcome(decision: Decision, verdicts: tuple[Verdict, ...]) -> Outcome:
     if decision.stopped_by is StoppedBy.NOBODY:
         return Outcome.COMPLETED
     prunes = {v.symptom for v in verdicts if v.severity is Severity.PRUNE}
-    if decision.stopped_by is StoppedBy.GATE and prunes != {Symptom.NOT_LEARNING}:
+    if decision.stopped_by is StoppedBy.GATE and any(p.is_divergence for p in prunes):
         return Outcome.DIVERGED
     return Outcome.STOPPED

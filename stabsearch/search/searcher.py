@@ -11,8 +11,7 @@ What Optuna is told decides where it goes next (docs/decisions.md):
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,13 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from stabsearch.records import Outcome, Params, Severity, StoppedBy, TrialRecord
-from stabsearch.search.ledger import Ledger, LiveTrial
-from stabsearch.search.scheduler import guarded
+from stabsearch.search.guard import guarded
+from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.spec import Choice, IntRange, LogUniform, SearcherSpec, StudySpec, Uniform
 
 CONSTRAINT = "instability"
+PENALTY_RATIO = 2.0
+"""An unstable setting is told as this many times the score of a dead network."""
 
 SAMPLERS: dict[str, Callable[[SearcherSpec, int], BaseSampler]] = {
     "tpe": lambda spec, seed: TPESampler(
@@ -100,26 +101,30 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         return {}
 
     def restore_settings(
-        self, finished: Sequence[TrialRecord], unfinished: Iterable[LiveTrial]
+        self,
+        finished: Sequence[TrialRecord],
+        failed: Sequence[TrialRecord],
+        unfinished: Sequence[LiveTrial],
     ) -> None:
-        """Rebuild the Optuna study from the files of an earlier run, in the order of proposal."""
-        records: dict[int, list[TrialRecord]] = defaultdict(list)
-        for record in finished:
-            records[record.setting].append(record)
+        """Rebuild the Optuna study from the files of an earlier run, in the order of proposal.
+
+        What failed gets another chance, with the params that it had.
+        """
+        known = {trial.setting: trial.params for trial in unfinished}
+        known |= {record.setting: record.params for record in [*finished, *failed]}
+        done = {record.trial_id for record in finished}
         started = {trial.trial_id: trial for trial in unfinished}
-        params = {r.setting: r.params for r in finished} | {
-            t.setting: t.params for t in started.values()
-        }
-        for number in sorted(params):
-            self._add_setting(number, params[number])
+        for number in range(max(known, default=-1) + 1):
+            # A setting that no file knows was proposed and never begun: it is proposed again.
+            self._add_setting(number, known.get(number))
             for seed in range(self._spec.seeds):
                 trial_id = make_trial_id(number, seed)
-                if any(record.trial_id == trial_id for record in records[number]):
+                if trial_id in done:
                     self._settings[number].num_open -= 1
-                    continue
-                self._queue(started.get(trial_id) or self._new_trial(number, seed))
+                else:
+                    self._queue(started.get(trial_id) or self._new_trial(number, seed))
             self._tell_if_complete(number)
-        self._num_proposed = max(params, default=-1) + 1
+        self._num_proposed = max(known, default=-1) + 1
 
     @guarded(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -144,7 +149,11 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         our_id = self._our_id.pop(trial_id)
         if error:
             attempts = self.ledger.live(our_id).attempts
-            self.ledger.end(our_id, Outcome.FAILED, reason=f"its worker was lost {attempts} times")
+            self.ledger.end(
+                our_id,
+                Outcome.FAILED,
+                reason=f"its worker was lost; it had been started {attempts} times",
+            )
         if self.ledger.is_live(our_id):
             return  # the study is being stopped
         setting = self._settings[self.ledger.record(our_id).setting]
@@ -193,6 +202,10 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         self.ledger.add(trial)
         self._waiting.append(trial.trial_id)
 
+    def _worst_constant_score(self, records: Sequence[TrialRecord]) -> float:
+        known = [r.constant_score for r in [*self.ledger.finished(), *records]]
+        return max((score for score in known if score is not None), default=1.0)
+
     def _tell_if_complete(self, number: int) -> None:
         setting = self._settings[number]
         if setting.num_open > 0:
@@ -200,17 +213,22 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         records = [
             self.ledger.record(make_trial_id(number, seed)) for seed in range(self._spec.seeds)
         ]
-        tell(self._study, setting.trial, records)
+        tell(self._study, setting.trial, records, self._worst_constant_score(records))
         self._mirror.add_trial(self._study.trials[setting.trial.number])
         del self._settings[number]
 
 
-def make_trial_id(setting: int, seed: int) -> str:
-    return f"{setting:04d}-{seed}"
+def tell(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    records: Sequence[TrialRecord],
+    worst_constant_score: float,
+) -> None:
+    """Tell Optuna what became of a setting, given the records of all its replicates.
 
-
-def tell(study: optuna.Study, trial: optuna.Trial, records: Sequence[TrialRecord]) -> None:
-    """Tell Optuna what became of a setting, given the records of all its replicates."""
+    ``worst_constant_score`` is the largest score of a dead network that the study has seen: it
+    differs between trials only if the data, the schedule or the prediction type is searched.
+    """
     worst = max(records, key=lambda r: (instability(r), r.score or 0.0))
     trial.set_user_attr("outcome", [str(record.outcome) for record in records])
     trial.set_user_attr("trial_ids", [record.trial_id for record in records])
@@ -220,18 +238,18 @@ def tell(study: optuna.Study, trial: optuna.Trial, records: Sequence[TrialRecord
     if not usable:
         study.tell(trial, state=TrialState.FAIL)
         return
+    # The worst seed counts: a mean would hide a seed that went wrong.
+    worst_score = max(_bounded_score(record) for record in usable)
     share = sum(instability(record) for record in usable) / len(usable)
     trial.set_constraint(CONSTRAINT, share)
     if share > 0:
-        study.tell(trial, penalty(usable))
+        study.tell(trial, PENALTY_RATIO * worst_constant_score)
     elif any(record.stopped_by is StoppedBy.RANK for record in usable):
-        for record in usable:
-            if record.score is not None:
-                trial.report(_bounded_score(record), record.steps)
+        # TPE ranks PRUNED trials by step, then value: the worst seed at the earliest stop counts.
+        trial.report(worst_score, min(record.steps for record in usable))
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        # The worst seed counts: a mean would hide a seed that went wrong.
-        study.tell(trial, max(_bounded_score(record) for record in usable))
+        study.tell(trial, worst_score)
 
 
 def instability(record: TrialRecord) -> float:
@@ -244,11 +262,6 @@ def instability(record: TrialRecord) -> float:
     if record.severity < Severity.PRUNE:
         return 0.5
     return 2.0 - record.steps / record.max_train_steps
-
-
-def penalty(records: Sequence[TrialRecord]) -> float:
-    """Twice the score of a dead network: known from the data alone, above every finite score."""
-    return 2 * max(record.constant_score or 1.0 for record in records)
 
 
 def _bounded_score(record: TrialRecord) -> float:

@@ -13,16 +13,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabsearch.cluster.local import RayRuntime, ray_runtime
 from stabsearch.errors import EnvironmentProblem, StudyAborted
-from stabsearch.records import Outcome, Recommendation, TrialRecord
+from stabsearch.records import Recommendation, StoppedBy, TrialRecord
 from stabsearch.results.store import StudyStore
-from stabsearch.search.ledger import Ledger, LiveTrial
+from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.spec import ResourcesSpec, StudySpec
 
@@ -53,31 +54,68 @@ def run_study(
     written, ResultsError if the folder holds another study, ClusterError if the address does not
     answer, and StudyAborted if the trials themselves cannot run. Finished trials stay on disk.
     """
-    path = spec.path
-    with ray_runtime(address) as runtime, ExitStack() as leave:
-        num_workers = count_workers(spec.resources, runtime)
-        store = StudyStore(path)
-        store.create(spec.model_dump(mode="json"), spec.fingerprint())
-        leave.enter_context(_only_driver(path))
-        ledger = Ledger(store, observer or StudyObserver(), _finished_for_good(store))
-        ledger.observe_start(
-            StudyOverview(
-                name=spec.name,
-                path=path,
-                num_trials=spec.num_trials,
-                num_workers=min(num_workers, spec.num_trials),
-                max_train_steps=spec.longest_trial,
-                finished=tuple(ledger.finished()),
-                param_names=tuple(spec.searched()),
-            )
-        )
-        if len(ledger.finished()) < spec.num_trials:
+    observer = observer or StudyObserver()
+    store = StudyStore(spec.path)
+    if store.holds(spec.model_dump(mode="json"), spec.fingerprint()):
+        ledger = Ledger(store, observer)
+        if _is_complete(ledger, spec):
+            ledger.observe_start(_overview(spec, ledger, num_workers=0))
+            return _result(spec, ledger, *_answer(spec.path))
+    # Ray takes more than a second to end: time enough for the answer.
+    with ThreadPoolExecutor(1) as beside:
+        with ray_runtime(address) as runtime:
+            ledger = _run_trials(spec, store, observer, runtime)
+            answer = beside.submit(_answer, spec.path)
+        return _result(spec, ledger, *answer.result())
+
+
+def _run_trials(
+    spec: StudySpec, store: StudyStore, observer: StudyObserver, runtime: RayRuntime
+) -> Ledger:
+    """Train what is not finished; on return every file is complete."""
+    num_workers = count_workers(spec.resources, runtime)
+    study, fingerprint = spec.model_dump(mode="json"), spec.fingerprint()
+    store.create(study, fingerprint)
+    with _only_driver(spec.path):
+        store.take_over(study, fingerprint)
+        ledger = Ledger(store, observer)
+        ledger.observe_start(_overview(spec, ledger, num_workers))
+        if not _is_complete(ledger, spec):
             _search(spec, store, ledger, num_workers)
-        interrupted = len(ledger.finished()) < spec.num_trials
-        results, recommendation = _answer(path)
-        ledger.observe_end(recommendation, interrupted=interrupted)
+    return ledger
+
+
+def _is_complete(ledger: Ledger, spec: StudySpec) -> bool:
+    finished = {record.trial_id for record in ledger.finished()}
+    return all(
+        make_trial_id(setting, seed) in finished
+        for setting in range(spec.trials)
+        for seed in range(spec.seeds)
+    )
+
+
+def _overview(spec: StudySpec, ledger: Ledger, num_workers: int) -> StudyOverview:
+    return StudyOverview(
+        name=spec.name,
+        path=spec.path,
+        num_trials=spec.num_trials,
+        num_workers=min(num_workers, spec.num_trials),
+        max_train_steps=spec.longest_trial,
+        finished=tuple(ledger.finished()),
+        param_names=tuple(spec.searched()),
+    )
+
+
+def _result(
+    spec: StudySpec, ledger: Ledger, results: Results, recommendation: Recommendation
+) -> StudyResult:
+    interrupted = not _is_complete(ledger, spec)
+    ledger.observe_end(recommendation, interrupted=interrupted)
     return StudyResult(
-        results=results, recommendation=recommendation, interrupted=interrupted, path=path
+        results=results,
+        recommendation=recommendation,
+        interrupted=interrupted,
+        path=spec.path,
     )
 
 
@@ -91,28 +129,33 @@ def _answer(path: Path) -> tuple[Results, Recommendation]:
 
 
 def count_workers(resources: ResourcesSpec, runtime: RayRuntime) -> int:
-    """Trials that fit the cluster at the same time; EnvironmentProblem if not even one does."""
-    fits = []
-    for name, per_trial, available in (
-        ("cpus", resources.cpus, runtime.cpus),
-        ("gpus", resources.gpus, runtime.gpus),
-    ):
-        if per_trial > available:
+    """Trials that fit the cluster at the same time. A trial must fit one node.
+
+    Raises EnvironmentProblem if not even one does.
+    """
+    where = "this machine has" if runtime.is_local else "no node of the cluster has more than"
+    asked = {"cpus": resources.cpus, "gpus": resources.gpus}
+    for name, per_trial in asked.items():
+        largest = max(getattr(node, name) for node in runtime.nodes)
+        if per_trial > largest:
             raise EnvironmentProblem(
-                f"resources.{name}: {per_trial:g} per trial, but "
-                f"{'this machine' if runtime.is_local else 'the cluster'} has {available:g}. "
+                f"resources.{name}: {per_trial:g} for a trial, but {where} {largest:g}. "
                 f"Lower resources.{name}, or run on a cluster that has them (--address)."
             )
-        if per_trial > 0:
-            fits.append(int(available / per_trial + 1e-9))
-    if resources.workers is not None:
-        fits.append(resources.workers)
-    return max(1, min(fits, default=1))
-
-
-def _finished_for_good(store: StudyStore) -> list[TrialRecord]:
-    """Trials that a resumed study need not run again: a failed one gets another chance."""
-    return [r for r in store.finished_records() if r.outcome is not Outcome.FAILED]
+    fits = sum(
+        min(
+            int(getattr(node, name) / per_trial + 1e-9)
+            for name, per_trial in asked.items()
+            if per_trial > 0
+        )
+        for node in runtime.nodes
+    )
+    if fits == 0:
+        raise EnvironmentProblem(
+            f"resources: no single node of the cluster has {resources.cpus:g} CPUs and "
+            f"{resources.gpus:g} GPUs. Lower one of them, or add such a node."
+        )
+    return min(fits, resources.workers or fits)
 
 
 def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int) -> None:
@@ -120,6 +163,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
     # Ray and Optuna are imported here so that importing this module, for its types, stays light.
     import optuna
     from ray import tune
+    from ray.tune.error import TuneError
     from ray.tune.execution.placement_groups import PlacementGroupFactory
 
     from stabsearch.search.scheduler import (
@@ -147,10 +191,11 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
     finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
     for record in finished:
         if record.constant_score is not None:
-            gate.replay(
-                record.trial_id, store.score_history(record.trial_id), record.constant_score
-            )
-    searcher.restore_settings(finished, unfinished)
+            scores = store.score_history(record.trial_id)
+            gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
+    for trial in unfinished:
+        gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
+    searcher.restore_settings(finished, ledger.failed(), unfinished)
 
     resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
     with _scratch_folder() as scratch:
@@ -159,7 +204,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=gate,
-                num_samples=spec.num_trials - len(finished),
+                num_samples=-1,  # the searcher says when it has no more
                 reuse_actors=True,
                 max_concurrent_trials=num_workers,
             ),
@@ -176,21 +221,36 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
         )
         try:
             tuner.fit()
+        except TuneError as error:
+            ledger.fatal = ledger.fatal or error
         finally:
             ledger.close()
     if ledger.fatal is not None:
         raise StudyAborted(
-            f"the study stopped: {ledger.fatal}. Finished trials are in {store.path}; "
-            "mend the cause and run the same command to go on."
+            f"the study stopped: {ledger.fatal or type(ledger.fatal).__name__}\n"
+            f"Finished trials are in {store.path}; mend the cause and run the same command to go "
+            "on."
         ) from ledger.fatal
+
+
+def _ranked(scores: list[tuple[int, float]], record: TrialRecord) -> list[tuple[int, float]]:
+    """Of a finished trial's (step, score)s those that the inner scheduler was asked about: the
+    report on which the trial completed, or the gate stopped it, was not."""
+    if record.stopped_by is StoppedBy.RANK:
+        return scores
+    return [(step, score) for step, score in scores if step < record.steps]
 
 
 def trial_config(spec: StudySpec, store: StudyStore, trial: LiveTrial) -> dict[str, Any]:
     """What a worker is told about a trial."""
+    trainer = json.loads(spec.trainer_for(trial.params).model_dump_json())
+    if trainer["device"] == "auto":
+        # Not left to the worker: Ray shows a machine's GPUs to workers that asked for none too.
+        trainer["device"] = "cuda" if spec.resources.gpus > 0 else "cpu"
     return {
         "trial_id": trial.trial_id,
         "seed": trial.seed,
-        "trainer": json.loads(spec.trainer_for(trial.params).model_dump_json()),
+        "trainer": trainer,
         "gate": spec.scheduler.gate,
         "num_threads": max(1, int(spec.resources.cpus)),
         "checkpoint": str(store.checkpoint_path(trial.trial_id)),
@@ -203,6 +263,8 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
     trials = []
     for trial_id in store.unfinished_trial_ids():
         journal = store.read_journal(trial_id)
+        if not journal.started:
+            continue  # its first line was torn: nothing is known, and nothing lost
         trial = LiveTrial(
             trial_id=trial_id,
             setting=journal.started["setting"],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from stabsearch.records import Severity
+from stabsearch.records import Severity, TrialFacts
 from stabsearch.search.packet import PACKET_KEY, STEP_KEY, JudgedReport, Packet
 from stabsearch.spec import TrainerSpec
 from stabsearch.stability.analyzer import Analyzer
@@ -23,9 +23,9 @@ from stabsearch.stability.analyzer import Analyzer
 if TYPE_CHECKING:
     from stabsearch.training.trainer import Trainer
 
-PACKET_SECONDS = 0.5
+PACKET_SECONDS = float(os.environ.get("STABSEARCH_PACKET_SECONDS", 0.5))
 """A packet is sent when this much time has passed since the last."""
-CHECKPOINT_SECONDS = 10.0
+CHECKPOINT_SECONDS = float(os.environ.get("STABSEARCH_CHECKPOINT_SECONDS", 10.0))
 """At most this much training (or one report, if that takes longer) is lost with a worker."""
 
 
@@ -34,7 +34,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         self._failure: str | None = None
-        self._trainer: Trainer | None = None
+        self._facts: TrialFacts | None = None
+        self._trainer: Trainer | None = None  # frees the last trial's memory first
         self._checkpoint = Path(config["checkpoint"])
         self._is_gated = config["gate"]
         self._saved_at = time.monotonic()
@@ -56,8 +57,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                 self._train(self._trainer, reports)
             except Exception:
                 self._fail()
-        facts = None if self._trainer is None else self._trainer.facts
-        packet = Packet(facts=facts, reports=tuple(reports), failure=self._failure)
+        packet = Packet(facts=self._facts, reports=tuple(reports), failure=self._failure)
         return {
             PACKET_KEY: packet,
             STEP_KEY: reports[-1].report.step if reports else 0,
@@ -77,16 +77,14 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if config["search_path"] not in sys.path:
             sys.path.append(config["search_path"])
         torch.set_num_threads(config["num_threads"])
-        self._trainer = None  # frees the last trial's memory before the next is built
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         spec = TrainerSpec.model_validate(config["trainer"])
         trainer = Trainer(spec, config["seed"])
+        self._identity = {"trainer": config["trainer"], "seed": config["seed"]}
         self._analyzer = Analyzer(trainer.facts)
-        if self._checkpoint.exists():
-            state = torch.load(self._checkpoint, weights_only=True)
-            trainer.load_state_dict(state["trainer"])
-            self._analyzer.load_state_dict(state["analyzer"])
+        self._restore(trainer)
+        self._facts = trainer.facts
         self._trainer = trainer
 
     def _train(self, trainer: Trainer, reports: list[JudgedReport]) -> None:
@@ -101,6 +99,20 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             if (is_pruned and self._is_gated) or time.monotonic() >= due:
                 return
 
+    def _restore(self, trainer: Trainer) -> None:
+        """Go on from this trial's checkpoint, if there is one. A trial can always start afresh:
+        a file that is damaged, or that another study of the same name left, is ignored."""
+        import torch
+
+        try:
+            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        except Exception:
+            return
+        if state.get("identity") != self._identity:
+            return
+        trainer.load_state_dict(state["trainer"])
+        self._analyzer.load_state_dict(state["analyzer"])
+
     def _save_if_due(self, trainer: Trainer) -> None:
         if time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
@@ -109,7 +121,12 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(
-            {"trainer": trainer.state_dict(), "analyzer": self._analyzer.state_dict()}, partial
+            {
+                "identity": self._identity,
+                "trainer": trainer.state_dict(),
+                "analyzer": self._analyzer.state_dict(),
+            },
+            partial,
         )
         os.replace(partial, self._checkpoint)
         self._saved_at = time.monotonic()

@@ -23,9 +23,11 @@ class Analyzer:
 
     def judge(self, report: Report) -> tuple[Verdict, ...]:
         """Verdicts that this report adds. A rule speaks again only to become more severe."""
-        self._window.observe(report)
+        is_new_window = self._window.observe(report)
         verdicts = []
         for rule in RULES:
+            if rule.needs_window and not is_new_window:
+                continue
             finding = rule.find(report, self._window)
             if finding is None or finding.severity <= self._said.get(rule.id, Severity.NONE):
                 continue
@@ -64,6 +66,7 @@ class Analyzer:
                 value=finding.value,
                 threshold=finding.threshold,
                 step=finding.step,
+                bar=finding.bar,
                 share="all" if finding.value >= 1 else f"{finding.value:.0%}",
                 where=where,
             ),

@@ -27,6 +27,8 @@ class Finding:
     severity: Severity
     step: int
     timestep_bin: int | None
+    bar: str = ""
+    """What the threshold is, in words, for a rule that has more than one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +38,11 @@ class Rule:
     id: str
     find: Callable[[Report, TrialWindow], Finding | None]
     reason: str
-    """Template over the finding's numbers, ``share`` (the value as a part of a whole, in words)
-    and ``where`` (the timesteps in words)."""
+    """Template over the finding's numbers and ``bar``, ``share`` (the value as a part of a whole,
+    in words) and ``where`` (the timesteps in words)."""
     advice: dict[Symptom, str]
+    needs_window: bool = False
+    """Compares windows: judged only when a report completes one."""
 
 
 LOST_PROGRESS_PRUNE = 0.5
@@ -49,17 +53,25 @@ SLOPE_SHARE = 0.4
 SLOPE_MIN_WINDOWS = 4
 HOPELESS_RATIO = 1.5
 EXCURSION_RATIO = 3.0
+ALIVE_SHARE = 0.25
+"""A trial that came down by this share of the possible progress C0 - L_iso is learning."""
 EXCURSION_GRACE_STEPS = 100
 """Steps after warm-up in which a high batch loss is not yet an excursion."""
+LOOSE_CLIP_RATIO = 4.0
+"""A max_grad_norm above this many times the typical norm clips nothing but the excursion itself,
+too late."""
 
 
 def find_non_finite(report: Report, window: TrialWindow) -> Finding | None:
-    """R1a: any step with a non-finite loss or gradient. Adam rarely gets there; SGD does."""
+    """R1a: any step, or evaluation, that is not finite. Adam rarely gets there; SGD does."""
     del window
-    if report.nonfinite_steps == 0:
+    is_evaluation_bad = report.evaluation is not None and not math.isfinite(
+        report.evaluation.loss_raw
+    )
+    if report.nonfinite_steps == 0 and not is_evaluation_bad:
         return None
     return Finding(
-        value=report.nonfinite_steps,
+        value=max(1, report.nonfinite_steps),
         threshold=0,
         symptom=Symptom.NON_FINITE,
         severity=Severity.PRUNE,
@@ -70,8 +82,7 @@ def find_non_finite(report: Report, window: TrialWindow) -> Finding | None:
 
 def find_lost_progress(report: Report, window: TrialWindow) -> Finding | None:
     """R1b: the trial had come down and went up again, for two windows on average."""
-    facts = window.facts
-    if report.step < facts.lr_warmup_steps + 2 * facts.report_every:
+    if report.step < window.facts.lr_warmup_steps + 2 * window.window_steps:
         return None
     lost = window.lost_progress
     if not lost > LOST_PROGRESS_PENALISE:
@@ -90,30 +101,39 @@ def find_lost_progress(report: Report, window: TrialWindow) -> Finding | None:
 def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | None:
     """R1c: no better than a trivial denoiser and not on the way down.
 
-    The bar is half-way between the best constant prediction (C0) and the best scalar gain
-    (L_iso). A trial that once did better, or is far above C0, has diverged; one that never
-    moved is not learning, which says nothing about the stability edge.
+    The bar is half-way between the best scalar gain (L_iso) and the best constant prediction
+    (C0). A trial that once did better, or is far above C0, has diverged. One that never moved from
+    C0 is not learning. One that came down part of the way and stays there is alive: it may be as
+    good as its model can be, so it only gets a warning.
     """
     facts, reference = window.facts, window.facts.reference
     if report.step < max(2 * facts.lr_warmup_steps, 0.1 * facts.max_train_steps):
         return None
     current = window.current_loss
-    bar = (reference.constant + reference.isotropic) / 2
+    possible = reference.constant - reference.isotropic
+    bar = reference.constant - 0.5 * possible
     hopeless = HOPELESS_RATIO * reference.constant
+    is_hopeless = current > hopeless
     is_stuck = current > bar and (
         window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS) > NOT_FALLING_T
     )
-    if not (is_stuck or current > hopeless):
+    if not (is_stuck or is_hopeless):
         return None
-    has_diverged = current > hopeless or window.max_lost_progress > LOST_PROGRESS_PENALISE
+    has_diverged = is_hopeless or window.max_lost_progress > LOST_PROGRESS_PENALISE
+    is_alive = not has_diverged and current < reference.constant - ALIVE_SHARE * possible
     bin_bar = (np.array(reference.bin_constant) + np.array(reference.bin_isotropic)) / 2
     return Finding(
         value=current,
-        threshold=hopeless if current > hopeless else bar,
+        threshold=hopeless if is_hopeless else bar,
         symptom=Symptom.WORSE_THAN_TRIVIAL if has_diverged else Symptom.NOT_LEARNING,
-        severity=Severity.PRUNE,
+        severity=Severity.WARN if is_alive else Severity.PRUNE,
         step=report.step,
         timestep_bin=worst_bin(window.current_bin_loss / bin_bar),
+        bar=(
+            "1.5 times that of a constant prediction"
+            if is_hopeless
+            else "half-way to a constant prediction, and not falling"
+        ),
     )
 
 
@@ -121,20 +141,23 @@ def find_catastrophic_excursion(report: Report, window: TrialWindow) -> Finding 
     """R1d: one batch far above the constant prediction, long after warm-up.
 
     Without clipping it was fatal in 13 of 13 cases, with clipping in 0 of 6: there the trial may
-    go on, but its setting is not called stable.
+    go on, but its setting is not called stable. A clip far above the usual norms is none.
     """
     facts = window.facts
-    window_start = report.step - facts.report_every
-    if window_start < facts.lr_warmup_steps + EXCURSION_GRACE_STEPS:
+    report_start = report.step - facts.report_every
+    if report_start < facts.lr_warmup_steps + EXCURSION_GRACE_STEPS:
         return None
     threshold = EXCURSION_RATIO * facts.reference.constant
     if not report.max_batch_loss > threshold:
         return None
+    is_clipped = facts.max_grad_norm is not None and (
+        facts.max_grad_norm <= LOOSE_CLIP_RATIO * window.typical_grad_norm
+    )
     return Finding(
         value=report.max_batch_loss,
         threshold=threshold,
         symptom=Symptom.CATASTROPHIC_EXCURSION,
-        severity=Severity.PENALISE if facts.is_clipped else Severity.PRUNE,
+        severity=Severity.PENALISE if is_clipped else Severity.PRUNE,
         step=report.step,
         timestep_bin=worst_bin(np.array(report.bin_loss) / np.array(window.min_bin_loss)),
     )
@@ -162,18 +185,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         id="R1b",
         find=find_lost_progress,
+        needs_window=True,
         reason="lost {share} of its progress by step {step}{where}",
         advice={Symptom.LOST_PROGRESS: LOWER_LR},
     ),
     Rule(
         id="R1c",
         find=find_worse_than_trivial,
-        reason="loss {value:.3g} at step {step} is above {threshold:.3g}, the loss of a trivial "
-        "denoiser, and not falling{where}",
+        needs_window=True,
+        reason="loss {value:.3g} at step {step} is above {threshold:.3g}, {bar}{where}",
         advice={
             Symptom.WORSE_THAN_TRIVIAL: LOWER_LR,
-            Symptom.NOT_LEARNING: "Raise the learning rate or train longer; if no setting "
-            "learns, check the model and the data.",
+            Symptom.NOT_LEARNING: "If settings with a higher learning rate learn, raise it or "
+            "train longer; if those with a lower one do, it is far too high. If none learns, the "
+            "model is too small, or it or the data is broken.",
         },
     ),
     Rule(

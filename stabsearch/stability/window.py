@@ -1,7 +1,8 @@
 """What the rules may know of a trial so far: running extremes and the loss history.
 
-A NaN never enters: windows without a finite loss are counted by their non-finite steps, and the
-history holds finite losses only.
+Rules compare windows. A window is one report, or as many as it takes to hold enough samples: a
+mean over fewer is noise, and its rises and falls mean nothing. A NaN never enters: non-finite
+samples are counted apart by the report.
 """
 
 # K = timestep bins
@@ -9,6 +10,7 @@ history holds finite losses only.
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,40 +21,81 @@ from stabsearch.records import Report, TrialFacts
 
 CURRENT_WINDOWS = 2
 """A trial's current loss is the mean of its last two windows."""
+SAMPLES_PER_BIN = 100
+"""A window holds at least this many samples for every timestep bin, on average. The thresholds of
+the rules were found with 160."""
+
+Array = NDArray[np.float64]
 
 
 @dataclass(slots=True)
 class TrialWindow:
-    """The state of one trial's judgement. Grows by one number per report."""
+    """The state of one trial's judgement. Grows by one number per window."""
 
     facts: TrialFacts
     losses: list[float] = field(default_factory=list)
-    """Post-stratified training loss of every window that had a finite one."""
+    """Post-stratified training loss of every window."""
+    window_steps: int = 0
+    """Optimizer steps of the last window."""
     min_loss: float = math.inf
-    """Lowest of them so far."""
+    """Lowest window so far."""
     max_lost_progress: float = 0.0
-    """Largest share of progress that was ever lost, warm-up included."""
+    """Largest share of progress that a window ever stood above the lowest, warm-up included."""
     recent_bin_loss: list[tuple[float, ...]] = field(default_factory=list)
     """Bin losses ``[K]`` of the last two windows."""
     min_bin_loss: list[float] = field(default_factory=list)
-    """Lowest loss of every bin so far, ``[K]``."""
+    """Lowest window of every bin so far, ``[K]``."""
+    grad_norms: list[float] = field(default_factory=list)
+    """Median gradient norm of every report that has one."""
+    pending_sum: list[float] = field(default_factory=list)
+    """Loss sums ``[K]`` of the reports that do not make a window yet."""
+    pending_count: list[int] = field(default_factory=list)
+    """Finite samples ``[K]`` behind those sums."""
+    window_end: int = 0
+    """Step at which the last window ended."""
 
     def __post_init__(self) -> None:
         if not self.min_bin_loss:
-            self.min_bin_loss = [math.inf] * len(self.facts.reference.bin_constant)
+            self.min_bin_loss = [math.inf] * self.num_bins
+        if not self.pending_sum:
+            self._clear_pending()
 
-    def observe(self, report: Report) -> None:
-        """Take in a report."""
-        if not math.isfinite(report.loss):
-            return
-        self.losses.append(report.loss)
-        self.recent_bin_loss = [*self.recent_bin_loss[-(CURRENT_WINDOWS - 1) :], report.bin_loss]
-        self.min_loss = min(self.min_loss, report.loss)
+    @property
+    def num_bins(self) -> int:
+        return len(self.facts.bin_edges) - 1
+
+    def observe(self, report: Report) -> bool:
+        """Take in a report. True if it completed a window."""
+        if math.isfinite(report.grad_norm_median):
+            self.grad_norms.append(report.grad_norm_median)
+        rows = zip(report.bin_loss, report.bin_count, report.bin_nonfinite, strict=True)
+        for index, (loss, count, nonfinite) in enumerate(rows):
+            if count > nonfinite:
+                self.pending_sum[index] += loss * (count - nonfinite)
+                self.pending_count[index] += count - nonfinite
+        if sum(self.pending_count) < SAMPLES_PER_BIN * self.num_bins:
+            return False
+        self._close_window(report.step)
+        return True
+
+    def _close_window(self, step: int) -> None:
+        counts = zip(self.pending_sum, self.pending_count, strict=True)
+        bin_loss = tuple(total / n if n else math.nan for total, n in counts)
+        loss = statistics.fmean(value for value in bin_loss if not math.isnan(value))
+        self.losses.append(loss)
+        self.window_steps, self.window_end = step - self.window_end, step
+        self.recent_bin_loss = [*self.recent_bin_loss[-(CURRENT_WINDOWS - 1) :], bin_loss]
+        self.min_loss = min(self.min_loss, loss)
         self.min_bin_loss = [
-            low if math.isnan(loss) else min(low, loss)
-            for low, loss in zip(self.min_bin_loss, report.bin_loss, strict=True)
+            low if math.isnan(value) else min(low, value)
+            for low, value in zip(self.min_bin_loss, bin_loss, strict=True)
         ]
-        self.max_lost_progress = max(self.max_lost_progress, self._lost_progress(report.loss))
+        self.max_lost_progress = max(self.max_lost_progress, self._lost_progress(loss))
+        self._clear_pending()
+
+    def _clear_pending(self) -> None:
+        self.pending_sum = [0.0] * self.num_bins
+        self.pending_count = [0] * self.num_bins
 
     @property
     def current_loss(self) -> float:
@@ -65,9 +108,12 @@ class TrialWindow:
         """Share of the progress below the constant prediction that is lost again.
 
         (current - min) / max(C0 - min, (C0 - L_iso) / 2); the second term keeps a trial that
-        has hardly moved from losing "all" of nothing.
+        has hardly moved from losing "all" of nothing. Of the last window and the mean of the last
+        two the lower one counts: a steeply falling loss is below its own mean.
         """
-        return self._lost_progress(self.current_loss)
+        if not self.losses:
+            return math.nan
+        return self._lost_progress(min(self.current_loss, self.losses[-1]))
 
     def _lost_progress(self, loss: float) -> float:
         reference = self.facts.reference
@@ -75,24 +121,29 @@ class TrialWindow:
         return (loss - self.min_loss) / max(reference.constant - self.min_loss, 0.5 * possible)
 
     @property
-    def bin_lost_progress(self) -> NDArray[np.float64]:
+    def bin_lost_progress(self) -> Array:
         """lost_progress of every bin on its own, ``[K]``; NaN for a bin without samples."""
         reference = self.facts.reference
         constant = np.array(reference.bin_constant)
         low = np.array(self.min_bin_loss)
         scale = np.maximum(constant - low, 0.5 * (constant - np.array(reference.bin_isotropic)))
         with np.errstate(invalid="ignore", divide="ignore"):
-            lost: NDArray[np.float64] = (self.current_bin_loss - low) / np.maximum(scale, 1e-12)
+            lost: Array = (self.current_bin_loss - low) / np.maximum(scale, 1e-12)
         return lost
 
     @property
-    def current_bin_loss(self) -> NDArray[np.float64]:
+    def current_bin_loss(self) -> Array:
         """Mean of the last two windows per bin, ``[K]``; NaN for a bin without samples."""
         recent = np.array(self.recent_bin_loss)
         seen = np.isfinite(recent)
         with np.errstate(invalid="ignore"):
-            mean: NDArray[np.float64] = np.where(seen, recent, 0).sum(0) / seen.sum(0)
+            mean: Array = np.where(seen, recent, 0).sum(0) / seen.sum(0)
         return mean
+
+    @property
+    def typical_grad_norm(self) -> float:
+        """Median over reports of their median norm before clipping; NaN before the first."""
+        return statistics.median(self.grad_norms) if self.grad_norms else math.nan
 
     def log_loss_slope_t(self, share: float, min_windows: int) -> float:
         """t statistic of the slope of log loss over the last ``share`` of the windows.
@@ -110,13 +161,7 @@ class TrialWindow:
         return slope / max(error, 1e-12)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "losses": self.losses,
-            "min_loss": self.min_loss,
-            "max_lost_progress": self.max_lost_progress,
-            "recent_bin_loss": self.recent_bin_loss,
-            "min_bin_loss": self.min_bin_loss,
-        }
+        return {name: getattr(self, name) for name in self.__slots__ if name != "facts"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

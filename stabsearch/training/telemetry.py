@@ -1,7 +1,7 @@
 """Per-timestep losses and per-step norms of a window, kept on the device until it ends.
 
 A step hands over tensors that the training loop has made anyway; nothing is computed, and the
-host waits for nothing. When the window ends, everything is reduced on the device and read once.
+host waits for nothing. When the window ends, everything crosses to the host at once.
 """
 
 # B = batch, W = steps of a window, K = timestep bins
@@ -9,6 +9,7 @@ host waits for nothing. When the window ends, everything is reduced on the devic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +42,9 @@ class WindowTelemetry:
 class Telemetry:
     """Collects one window at a time."""
 
-    def __init__(self, bin_edges: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, bin_edges: tuple[int, ...]) -> None:
         self._num_bins = len(bin_edges) - 1
-        widths = torch.diff(torch.tensor(bin_edges))
-        self._bin_of_timestep = torch.repeat_interleave(torch.arange(self._num_bins), widths).to(
-            device
-        )
+        self._bin_of_timestep = np.repeat(np.arange(self._num_bins), np.diff(bin_edges))
         self._sample_losses: list[Tensor] = []
         self._grad_norms: list[Tensor] = []
         self._clip_coefs: list[Tensor] = []
@@ -58,32 +56,28 @@ class Telemetry:
         self._clip_coefs.append(clip.coef)
 
     def read(self, timesteps: Tensor) -> WindowTelemetry:
-        """Reduce the observed window, whose steps drew ``timesteps[W, B]``, and forget it."""
-        losses = torch.stack(self._sample_losses)
-        num_steps = len(losses)
-        bins = self._bin_of_timestep[timesteps[:num_steps]]
-        finite = losses.isfinite()
-        flat_bins = bins.flatten()
-        sums = self._sum_in_bins(flat_bins, losses.where(finite, 0).flatten())
-        counts = self._sum_in_bins(flat_bins, torch.ones_like(flat_bins))
-        nonfinite = self._sum_in_bins(flat_bins, (~finite).flatten())
-        steps = torch.stack(
-            [losses.mean(1), torch.stack(self._grad_norms), torch.stack(self._clip_coefs)]
+        """Sum up the observed window, whose steps drew ``timesteps[W, B]``, and forget it."""
+        num_steps = len(self._sample_losses)
+        # The window's one wait for the device.
+        packed = torch.cat(
+            [*self._sample_losses, torch.stack(self._grad_norms + self._clip_coefs)]
         )
-        # The window's one transfer to the host.
-        packed = torch.cat([sums, counts, nonfinite, steps.flatten().double()]).cpu().numpy()
+        values = packed.double().cpu().numpy()
+        bins = self._bin_of_timestep[timesteps.cpu().numpy()]
         self._clear()
 
-        per_bin = packed[: 3 * self._num_bins].reshape(3, self._num_bins)
-        batch_loss, grad_norm, clip_coef = packed[3 * self._num_bins :].reshape(3, num_steps)
+        losses = values[: -2 * num_steps].reshape(num_steps, -1)
+        grad_norm, clip_coef = values[-2 * num_steps :].reshape(2, num_steps)
+        finite = np.isfinite(losses)
+        batch_loss = losses.mean(axis=1)
         first = _first_nonfinite(batch_loss, grad_norm)
         first_bins = (
-            () if first is None else tuple(sorted(set(bins[first][~finite[first]].tolist())))
+            () if first is None else tuple(np.unique(bins[first][~finite[first]]).tolist())
         )
         return WindowTelemetry(
-            bin_loss_sum=per_bin[0],
-            bin_count=per_bin[1].astype(np.int64),
-            bin_nonfinite=per_bin[2].astype(np.int64),
+            bin_loss_sum=self._sum_in_bins(bins, np.where(finite, losses, 0)),
+            bin_count=self._sum_in_bins(bins).astype(np.int64),
+            bin_nonfinite=self._sum_in_bins(bins, ~finite).astype(np.int64),
             batch_loss=batch_loss,
             grad_norm=grad_norm,
             clip_coef=clip_coef,
@@ -91,9 +85,11 @@ class Telemetry:
             first_nonfinite_bins=first_bins,
         )
 
-    def _sum_in_bins(self, bins: Tensor, values: Tensor) -> Tensor:
-        sums = torch.zeros(self._num_bins, dtype=torch.float64, device=bins.device)
-        return sums.index_add_(0, bins, values.double())
+    def _sum_in_bins(
+        self, bins: NDArray[np.int64], values: NDArray[Any] | None = None
+    ) -> NDArray[np.float64]:
+        weights = None if values is None else values.ravel()
+        return np.bincount(bins.ravel(), weights, self._num_bins).astype(np.float64)
 
     def _clear(self) -> None:
         self._sample_losses.clear()

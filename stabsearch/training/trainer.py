@@ -9,18 +9,26 @@ neighbours. Nothing inside a step waits for the device.
 from __future__ import annotations
 
 import functools
+import json
+import math
+import statistics
 import time
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stabsearch.diffusion.datasets import DATASETS, Dataset, make_dataset
 from stabsearch.diffusion.models import MODELS
 from stabsearch.diffusion.noise_schedule import NoiseSchedule, make_noise_schedule
 from stabsearch.diffusion.objective import Objective, per_sample_loss
-from stabsearch.diffusion.reference_loss import ReferenceCurves, reference_curves
+from stabsearch.diffusion.reference_loss import (
+    ReferenceCurves,
+    covariance_eigenvalues,
+    reference_curves,
+)
 from stabsearch.records import Evaluation, Report, TrialFacts
 from stabsearch.references import resolve
 from stabsearch.spec import DataSpec, NoiseScheduleSpec, TrainerSpec
@@ -57,7 +65,7 @@ class Trainer:
             max_train_steps=spec.max_train_steps,
             lr_warmup_steps=lr_warmup_steps(spec.lr_warmup_fraction, spec.max_train_steps),
             report_every=spec.report_every,
-            is_clipped=spec.max_grad_norm is not None,
+            max_grad_norm=spec.max_grad_norm,
             bin_edges=bin_edges,
             reference=curves.in_bins(bin_edges),
         )
@@ -87,7 +95,7 @@ class Trainer:
         )
         dtype = AUTOCAST_DTYPES[spec.precision]
         self._autocast = torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-        self._telemetry = Telemetry(bin_edges, self._device)
+        self._telemetry = Telemetry(bin_edges)
 
     @property
     def is_finished(self) -> bool:
@@ -184,12 +192,12 @@ class Trainer:
         return Report(
             step=self.step,
             learning_rate=self._learning_rate(self.step - 1),
-            loss=float(np.nanmean(bin_loss)) if finite_count.any() else float("nan"),
+            loss=_reduced(np.mean, bin_loss[finite_count > 0]),
             bin_loss=tuple(bin_loss.tolist()),
             bin_count=tuple(window.bin_count.tolist()),
             bin_nonfinite=tuple(window.bin_nonfinite.tolist()),
             max_batch_loss=_reduced(np.max, window.batch_loss[finite]),
-            grad_norm_median=_reduced(np.median, grad_norm),
+            grad_norm_median=_reduced(statistics.median, grad_norm.tolist()),
             grad_norm_max=_reduced(np.max, grad_norm),
             clip_rate=_reduced(np.mean, coef < 1),
             clip_coef_mean=_reduced(np.mean, coef),
@@ -226,37 +234,40 @@ def build_model(spec: TrainerSpec, sample_shape: tuple[int, ...]) -> nn.Module:
 # is computed once per process.
 
 
-@functools.lru_cache(maxsize=4)
-def _dataset(
-    name: str, options: tuple[tuple[str, Any], ...], fraction: float, seed: int
-) -> Dataset:
-    load = DATASETS.get(name) or resolve(name)
-    return make_dataset(load, dict(options), fraction, seed)
-
-
 def load_dataset(spec: DataSpec) -> Dataset:
     """The examples that ``data`` names, split; cached per process."""
-    options = tuple(sorted((spec.model_extra or {}).items()))
-    return _dataset(spec.name, options, spec.held_out_fraction, spec.split_seed)
+    return _dataset(spec.model_dump_json())
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=2)
+def _dataset(data: str) -> Dataset:
+    # The key is JSON because an option may be a list, which cannot be hashed.
+    spec = DataSpec.model_validate(json.loads(data))
+    load = DATASETS.get(spec.name) or resolve(spec.name)
+    return make_dataset(
+        load, dict(spec.model_extra or {}), spec.held_out_fraction, spec.split_seed
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _eigenvalues(data: str) -> NDArray[np.float64]:
+    return covariance_eigenvalues(_dataset(data).train)
+
+
 def load_schedule(spec: NoiseScheduleSpec) -> NoiseSchedule:
     return make_noise_schedule(
         spec.beta_schedule, spec.num_train_timesteps, spec.beta_start, spec.beta_end
     )
 
 
-_curves: dict[str, ReferenceCurves] = {}
-
-
 def load_curves(
     data: DataSpec, noise_schedule: NoiseScheduleSpec, prediction_type: str
 ) -> ReferenceCurves:
-    """Reference losses of a data set under a schedule; cached per process."""
-    key = data.model_dump_json() + noise_schedule.model_dump_json() + prediction_type
-    if key not in _curves:
-        _curves[key] = reference_curves(
-            load_dataset(data).train, load_schedule(noise_schedule), prediction_type
-        )
-    return _curves[key]
+    """Reference losses of a data set under a schedule."""
+    key = data.model_dump_json()
+    return reference_curves(
+        _eigenvalues(key),
+        math.prod(_dataset(key).sample_shape),
+        load_schedule(noise_schedule),
+        prediction_type,
+    )

@@ -30,6 +30,11 @@ def test_noised_and_target_agree_with_the_formulas_example_by_example(prediction
         assert torch.allclose(target[i], expected.float(), atol=1e-6)
 
 
+def test_a_prediction_of_another_shape_is_refused_not_broadcast():
+    with pytest.raises(ValueError, match=r"\[4, 1, 1, 1\]"):
+        per_sample_loss(torch.zeros(4, 1, 1, 1), torch.zeros(4, 1, 8, 8))
+
+
 def test_per_sample_loss_keeps_samples_apart():
     prediction, target = torch.zeros(2, 3), torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 3.0]])
 

@@ -11,6 +11,11 @@ from stabsearch.diffusion.reference_loss import (
     reference_curves,
 )
 
+
+def curves_of(data, prediction_type):
+    return reference_curves(covariance_eigenvalues(data), data[0].size, SCHEDULE, prediction_type)
+
+
 SCHEDULE = make_noise_schedule("linear", 1000, 1e-4, 0.02)
 
 
@@ -21,7 +26,7 @@ def digits():
 
 def test_digits_match_the_measured_table(digits):
     """Means over t of L_iso .1834 and L_lin .1187, and single timesteps, as measured before."""
-    curves = reference_curves(digits, SCHEDULE, "epsilon")
+    curves = curves_of(digits, "epsilon")
 
     assert curves.isotropic.mean() == pytest.approx(0.1834, abs=1e-3)
     assert curves.linear.mean() == pytest.approx(0.1187, abs=1e-3)
@@ -37,7 +42,7 @@ def test_linear_reference_is_what_the_best_linear_denoiser_gets_on_gaussian_data
     variances = np.array([4.0, 1.0, 0.25, 0.01])
     num_draws = 400_000
     x0 = rng.normal(size=(num_draws, 4)) * np.sqrt(variances) + 3.0
-    curves = reference_curves(x0.astype(np.float32), SCHEDULE, prediction_type)
+    curves = curves_of(x0.astype(np.float32), prediction_type)
     for t in (5, 200, 500, 900):
         ab, om = SCHEDULE.alphas_cumprod[t], SCHEDULE.one_minus_alphas_cumprod[t]
         noise = rng.normal(size=x0.shape)
@@ -56,7 +61,7 @@ def test_linear_reference_is_what_the_best_linear_denoiser_gets_on_gaussian_data
 
 @pytest.mark.parametrize("prediction_type", sorted(PREDICTION_SPACES))
 def test_references_are_ordered_linear_below_isotropic_below_constant(digits, prediction_type):
-    curves = reference_curves(digits, SCHEDULE, prediction_type)
+    curves = curves_of(digits, prediction_type)
 
     assert np.all(curves.linear <= curves.isotropic * (1 + 1e-9))
     assert np.all(curves.isotropic <= curves.constant * (1 + 1e-9))
@@ -65,7 +70,7 @@ def test_references_are_ordered_linear_below_isotropic_below_constant(digits, pr
 def test_ratio_to_the_reference_does_not_depend_on_the_prediction_type(digits):
     ratios = []
     for prediction_type in sorted(PREDICTION_SPACES):
-        curves = reference_curves(digits, SCHEDULE, prediction_type)
+        curves = curves_of(digits, prediction_type)
         ratios.append(curves.isotropic / curves.linear)
 
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-9)
@@ -81,7 +86,7 @@ def test_wide_data_has_the_eigenvalues_of_its_covariance():
 
 
 def test_constant_score_is_far_above_a_linear_denoiser(digits):
-    reference = reference_curves(digits, SCHEDULE, "epsilon").in_bins(SCHEDULE.bin_edges(10))
+    reference = curves_of(digits, "epsilon").in_bins(SCHEDULE.bin_edges(10))
 
     assert reference.constant_score > 50
     assert reference.constant == pytest.approx(1.0)

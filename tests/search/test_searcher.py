@@ -86,6 +86,8 @@ FAILED = {"outcome": Outcome.FAILED, "score": None, "constant_score": None, "ste
         ([FAILED], "FAIL", None, None),
         ([FAILED, STABLE], "COMPLETE", 5.0, 0.0),
         ([BEHIND, DIVERGED], "COMPLETE", 200.0, 0.875),
+        ([BEHIND, BEHIND | {"score": 60.0}], "PRUNED", 60.0, 0.0),
+        ([BEHIND, STABLE], "PRUNED", 20.0, 0.0),
     ],
     ids=[
         "stable",
@@ -100,12 +102,14 @@ FAILED = {"outcome": Outcome.FAILED, "score": None, "constant_score": None, "ste
         "infrastructure says nothing",
         "a failed replicate says nothing",
         "a divergence outweighs a rank",
+        "of two behind the worse seed counts",
+        "one seed behind",
     ],
 )
 def test_what_optuna_is_told(replicates, state, value, constraint):
     study = optuna.create_study()
     trial = study.ask(DISTRIBUTIONS)
-    tell(study, trial, [record(**changes) for changes in replicates])
+    tell(study, trial, [record(**changes) for changes in replicates], 100.0)
     [told] = study.trials
 
     assert told.state.name == state
@@ -121,7 +125,7 @@ def test_an_earlier_death_is_a_larger_violation():
 
 def test_reasons_are_attributes_for_the_dashboard():
     study = optuna.create_study()
-    tell(study, study.ask(DISTRIBUTIONS), [record(**DIVERGED | {"reason": "lost 84%"})])
+    tell(study, study.ask(DISTRIBUTIONS), [record(**DIVERGED | {"reason": "lost 84%"})], 100.0)
     attributes = study.trials[0].user_attrs
 
     assert attributes["outcome"] == ["diverged"]
@@ -144,7 +148,7 @@ def test_told_divergences_keep_tpe_away_from_the_unstable_side():
         is_beyond = learning_rate > 1e-2
         beyond += is_beyond
         score = 1e-2 / learning_rate
-        tell(study, trial, [record(**DIVERGED) if is_beyond else record(score=score)])
+        tell(study, trial, [record(**DIVERGED) if is_beyond else record(score=score)], 100.0)
 
     assert beyond <= 25
 
@@ -159,7 +163,7 @@ def test_proposals_depend_on_what_was_told_not_on_the_process():
     whole = optuna.create_study()
     for setting in range(6):
         trial = propose(whole, setting)
-        tell(whole, trial, [record(score=trial.params["learning_rate"])])
+        tell(whole, trial, [record(score=trial.params["learning_rate"])], 100.0)
     resumed = optuna.create_study()
     resumed.add_trials(whole.trials[:5])
 

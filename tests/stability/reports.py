@@ -21,7 +21,7 @@ def facts(**changes):
         "max_train_steps": 2000,
         "lr_warmup_steps": 100,
         "report_every": 25,
-        "is_clipped": True,
+        "max_grad_norm": 1.0,
         "bin_edges": (0, 250, 500, 750, 1000),
         "reference": REFERENCE,
     }
@@ -57,6 +57,7 @@ def nan_report(step, first_step, bins=(3,)):
         step,
         math.nan,
         bin_loss=(math.nan,) * NUM_BINS,
+        bin_nonfinite=(400,) * NUM_BINS,
         nonfinite_steps=step - first_step + 1,
         first_nonfinite_step=first_step,
         first_nonfinite_bins=bins,

@@ -18,12 +18,16 @@ def test_every_epoch_uses_every_example_once():
     assert sorted(indices[10:]) == list(range(10))
 
 
-def test_order_of_examples_does_not_depend_on_the_window_length():
-    """Without timesteps and noise in between, which come from the same generator."""
-    one = make()
-    whole = torch.cat([one.draw(1).indices, one.draw(1).indices])
+def test_draws_do_not_depend_on_the_window_length():
+    """report_every must not change what a trial trains on."""
+    stepwise, whole = make(), make().draw(6)
+    windows = []
+    for _ in range(6):
+        windows.append(stepwise.draw(1))
+        stepwise.noise_like(torch.zeros(4, 2))
 
-    assert torch.equal(whole.flatten()[:4], make().draw(1).indices.flatten())
+    assert torch.equal(torch.cat([w.indices for w in windows]), whole.indices)
+    assert torch.equal(torch.cat([w.timesteps for w in windows]), whole.timesteps)
 
 
 def test_a_batch_larger_than_the_data_is_filled():

@@ -13,7 +13,7 @@ BIN_EDGES = (0, 3, 7, 10)
 
 
 def observe_all(losses, norms, coefs, timesteps):
-    telemetry = Telemetry(BIN_EDGES, torch.device("cpu"))
+    telemetry = Telemetry(BIN_EDGES)
     for loss, norm, coef in zip(losses, norms, coefs, strict=True):
         telemetry.observe(torch.tensor(loss), ClipRecord(torch.tensor(norm), torch.tensor(coef)))
     return telemetry.read(torch.tensor(timesteps))
@@ -66,7 +66,7 @@ def test_first_nonfinite_step_and_its_bins(losses, norms, step, bins):
 
 
 def test_reading_forgets_the_window():
-    telemetry = Telemetry(BIN_EDGES, torch.device("cpu"))
+    telemetry = Telemetry(BIN_EDGES)
     clip = ClipRecord(torch.tensor(1.0), torch.tensor(1.0))
     for expected in (2.0, 5.0):
         telemetry.observe(torch.tensor([expected]), clip)
