@@ -7,6 +7,7 @@ through it (a ``ValidationError`` that holds ours keeps the path and can hold se
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -113,8 +114,8 @@ def show(value: Any) -> str:
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, float):
         text = f"{value:.15g}"
-    elif isinstance(value, str) and (not value or _looks_like_a_number(value)):
-        text = f'"{value}"'
+    elif isinstance(value, str) and (not value.isprintable() or _is_empty_or_number(value)):
+        text = json.dumps(value, ensure_ascii=False)
     else:
         text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -250,6 +251,10 @@ def _remedy(details: ErrorDetails, info: FieldInfo | None) -> str:
     if kind in ("model_type", "dict_type"):
         return "Indent its fields below it, or leave it out."
     return "Correct the value."
+
+
+def _is_empty_or_number(text: str) -> bool:
+    return not text or _looks_like_a_number(text)
 
 
 def _looks_like_a_number(value: Any) -> bool:

@@ -50,6 +50,11 @@ def resolve(reference: str, field: str = "reference") -> Callable[..., Any]:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise SpecError(f"{field}: {reference} — {_not_found(module_name, error)}") from error
+    except SystemExit as error:
+        raise SpecError(
+            f"{field}: {reference} — importing {module_name} ended the program (sys.exit: "
+            f'{error.code}). Put what it does as a script below `if __name__ == "__main__":`.'
+        ) from error
     except Exception as error:
         raise SpecError(
             f"{field}: {reference} — importing {module_name} raised "

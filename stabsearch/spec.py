@@ -256,7 +256,7 @@ def _joint_problems(trainer: TrainerSpec) -> Iterator[Problem]:
 
 
 class TrainerSpec(Part):
-    """One training run. Every field, dotted below a section, may be searched."""
+    """One training run. What trains may be searched, what measures it may not."""
 
     model: ModelSpec = Field(ModelSpec(), description="The denoiser.")
     data: DataSpec = Field(DataSpec(), description="The examples.")
@@ -499,7 +499,7 @@ def _parse_domain(value: Any) -> Any:
             f"Did you mean {near[0]}?"
             if near
             else "Write for example {log_uniform: [1e-4, 0.1]}; a nested field is written with a "
-            "dot, such as noise_schedule.beta_schedule."
+            "dot, such as model.width."
         )
     else:
         rule = "a list is neither a domain nor a constant"
@@ -571,6 +571,12 @@ class ResourcesSpec(Part):
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
+
+def is_study_name(name: str) -> bool:
+    """Whether a study may be called so: the name is also that of its folder."""
+    return _NAME.fullmatch(name) is not None
+
+
 SpaceEntry = Annotated[Domain | ParamValue, BeforeValidator(_parse_domain)]
 
 
@@ -601,7 +607,7 @@ class StudySpec(Part):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not is_study_name(name):
             suggestion = re.sub(r"[^A-Za-z0-9._-]+", "_", name.strip()).lstrip(".-")[:100]
             rule = (
                 "must be usable as a folder name: letters, digits, . _ - (at most 100, the first "
@@ -617,6 +623,15 @@ class StudySpec(Part):
         if "://" in storage:
             rule = "must be a folder on this machine or a shared file system"
             remedy = "Write results to a folder, and copy it to the bucket afterwards."
+            raise_problems([Problem(path=(), value=storage, rule=rule, remedy=remedy)])
+        if "\0" in storage:
+            rule, remedy = "no folder's name holds a NUL character", "Remove it."
+            raise_problems([Problem(path=(), value=NOTHING, rule=rule, remedy=remedy)])
+        try:
+            Path(storage).expanduser()
+        except RuntimeError:
+            rule = "there is no such home folder on this machine"
+            remedy = "Use ~/ for your own, or the folder's full path."
             raise_problems([Problem(path=(), value=storage, rule=rule, remedy=remedy)])
         return storage
 
@@ -679,6 +694,16 @@ class StudySpec(Part):
         if (domain := self.searched().get("max_train_steps")) is not None:
             longest = domain.probes()
         return int(max(longest))
+
+    def cautions(self) -> list[str]:
+        """What is allowed and should be known, one sentence or two each."""
+        names = [name for name in self.searched() if name.startswith("noise_schedule.")]
+        return [
+            f"space.{name}: a score is measured at the noise levels of the trial's own schedule, "
+            "so scores under different schedules compare only roughly. For a strict comparison "
+            "give each its own study (extends: derives one file from another)."
+            for name in names
+        ]
 
     def step_budget(self) -> int:
         """Steps that all trials take if none is stopped."""
@@ -790,6 +815,15 @@ _GROUPS = (
 )
 """Trainer fields that are checked together, as patterns: one per joint rule."""
 
+_NOT_SEARCHED = {
+    r"data(\..+)?": "decides which examples every score is measured on",
+    r"eval_samples|num_timestep_bins": "decides how every score is measured",
+    r"report_every|eval_every": "decides when a trial is judged, and not how it trains",
+    r"device": "decides where a trial runs, and not how it trains",
+}
+"""Trainer fields, as patterns, that must have one value in a study, and why: trials that are
+measured differently do not compare, and the best score would go to the most lenient measure."""
+
 _BETA_FORMS = {"linear", "scaled_linear"}
 _ONLY_WITH: dict[str, tuple[str, set[str]]] = {
     "momentum": ("optimizer", {"sgd"}),
@@ -799,6 +833,11 @@ _ONLY_WITH: dict[str, tuple[str, set[str]]] = {
     "noise_schedule.beta_start": ("noise_schedule.beta_schedule", _BETA_FORMS),
     "noise_schedule.beta_end": ("noise_schedule.beta_schedule", _BETA_FORMS),
 }
+
+
+def may_be_searched(name: str) -> bool:
+    """Whether trials that differ in this trainer field can be compared."""
+    return not any(re.fullmatch(pattern, name) for pattern in _NOT_SEARCHED)
 
 
 def param_names() -> dict[str, str]:
@@ -814,6 +853,9 @@ def param_names() -> dict[str, str]:
 def _entry_problems(name: str, entry: Any) -> Iterator[Problem]:
     """One entry by itself: is the name a field, and does the field take the values?"""
     section, dot, option = name.partition(".")
+    if isinstance(entry, Domain) and not may_be_searched(name):
+        yield _unsearchable(name, entry)
+        return
     if name not in _LEAVES and not (dot and option and section in _OPEN_SECTIONS):
         yield _unknown_param(name)
         return
@@ -849,6 +891,17 @@ def _reworded(problem: Problem, name: str, entry: Any, value: ParamValue) -> Pro
         elif "such as" in remedy:
             remedy = f"Keep every value of {name} within that."
     return Problem(path=(name,), value=entry, rule=rule, remedy=remedy)
+
+
+def _unsearchable(name: str, entry: Any) -> Problem:
+    why = next(reason for pattern, reason in _NOT_SEARCHED.items() if re.fullmatch(pattern, name))
+    return Problem(
+        path=(name,),
+        value=entry,
+        rule=f"{why}, so it must be the same for all trials of a study",
+        remedy=f"Write one value as trainer.{name}; to compare several, run a study for each "
+        "(extends: derives one file from another).",
+    )
 
 
 def _unknown_param(name: str) -> Problem:

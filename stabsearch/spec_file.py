@@ -24,8 +24,8 @@ import yaml
 from pydantic import ValidationError
 
 from stabsearch.errors import SpecError
-from stabsearch.problems import problems_of
-from stabsearch.spec import IntRange, StudySpec, param_names
+from stabsearch.problems import problems_of, show
+from stabsearch.spec import IntRange, StudySpec, may_be_searched, param_names
 
 Origins = dict[tuple[str, ...], Path]
 """Which file said what: path of a value -> file."""
@@ -79,14 +79,15 @@ def json_schema() -> dict[str, Any]:
         "type": "string",
         "description": "Another study file, relative to this one, which this one changes.",
     }
-    entry = fields["space"]["additionalProperties"]
-    schema["$defs"]["SpaceEntry"] = entry
-    reference = {"$ref": "#/$defs/SpaceEntry"}
+    schema["$defs"]["SpaceEntry"] = fields["space"]["additionalProperties"]
+    schema["$defs"]["Constant"] = {"type": ["number", "string", "boolean", "null"]}
+    entry, constant = {"$ref": "#/$defs/SpaceEntry"}, {"$ref": "#/$defs/Constant"}
     fields["space"] |= {
         "properties": {
-            name: reference | {"description": text} for name, text in param_names().items()
+            name: (entry if may_be_searched(name) else constant) | {"description": text}
+            for name, text in param_names().items()
         },
-        "patternProperties": {r"^(model|data)\..+$": reference},
+        "patternProperties": {r"^model\..+$": entry, r"^data\..+$": constant},
         "additionalProperties": False,
     }
     del schema["required"]
@@ -96,7 +97,10 @@ def json_schema() -> dict[str, Any]:
 
 def starter_file(name: str = "my_study") -> str:
     """What ``stabsearch init`` writes: a study that runs as it is, with comments."""
-    return _STARTER.replace("my_study", name)
+    reads_back = yaml.load(name, Loader=_Loader) == name  # 2024, null and 1e5 do not
+    written = name if reads_back else f'"{name}"'
+    text = _STARTER.replace("name: my_study", f"name: {written}", 1)
+    return text.replace("my_study", name)
 
 
 def _validated(fields: dict[str, Any], source: str, origins: Origins) -> StudySpec:
@@ -128,16 +132,23 @@ def _read(file: Path, origins: Origins, parents: tuple[Path, ...]) -> dict[str, 
             f"{file}: extends: {base_name} — must be the path of another study file. "
             "Write for example extends: digits_lr_clip.yaml."
         )
-    base_file = file.parent / Path(base_name).expanduser()
     chain = (*parents, file)
-    seen = [parent.resolve() for parent in chain]
-    if base_file.resolve() in seen:
+    try:
+        base_file = file.parent / Path(base_name).expanduser()
+        is_there = base_file.exists()
+        is_circle = base_file.resolve() in [parent.resolve() for parent in chain]
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a loop of links, NUL, too long
+        raise SpecError(
+            f"{file}: extends: {show(base_name)} — cannot be a study file: {_reason(error)}. "
+            "Write the path of one, relative to the file that names it."
+        ) from error
+    if is_circle:
         circle = " -> ".join(str(step) for step in (*chain, base_file))
         raise SpecError(
             f"{file}: extends: {base_name} — the files extend each other in a circle: {circle}. "
             "Remove one of these lines."
         )
-    if not base_file.exists():
+    if not is_there:
         raise SpecError(
             f"{file}: extends: {base_name} — there is no file {base_file}. "
             "The path is relative to the file that names it."
@@ -195,8 +206,8 @@ def _mapping_in(file: Path) -> dict[str, Any]:
         raise SpecError(f"{file}: is a folder. Name a study file in it.") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{file}: is not text. Write the study as YAML in UTF-8.") from error
-    except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{show(str(file))}: cannot be read: {_reason(error)}.") from error
     try:
         fields = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -212,6 +223,11 @@ def _mapping_in(file: Path) -> dict[str, Any]:
             "`stabsearch init` writes a file to start from."
         )
     return fields
+
+
+def _reason(error: Exception) -> str:
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return told.rstrip(".")
 
 
 def _other_files(file: Path) -> str:
@@ -230,14 +246,14 @@ def _yaml_complaint(error: yaml.YAMLError) -> str:
         return f": is not YAML: {' '.join(str(error).split())}"
     mark = error.problem_mark or error.context_mark
     line = f":{mark.line + 1}" if mark else ""
-    if isinstance(error, _DuplicateKey):
+    if isinstance(error, _Refused):
         return f"{line}: {error.problem}"
     what = ", ".join(part for part in (error.context, error.problem) if part)
     return f"{line}: is not YAML: {what}. Check the indentation, colons and brackets there."
 
 
-class _DuplicateKey(yaml.MarkedYAMLError):
-    pass
+class _Refused(yaml.MarkedYAMLError):
+    """YAML, but no study: ``problem`` says all."""
 
 
 _YAML_1_2_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+")
@@ -247,7 +263,16 @@ _FLOAT_TAG = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's floats, and without duplicate keys."""
+    """PyYAML's safe loader with YAML 1.2's floats, without duplicate keys and without loops."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            named = self.anchors.get(alias.anchor)
+            if named is not None and named.end_mark is None:  # still being read
+                problem = f"*{alias.anchor}: stands inside of what it names. Write it out."
+                raise _Refused(problem=problem, problem_mark=alias.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first_lines: dict[str, int] = {}
@@ -260,7 +285,7 @@ class _Loader(yaml.SafeLoader):
                     f"{key.value}: is there twice, first on line {first_lines[key.value]}. "
                     "Remove one of them."
                 )
-                raise _DuplicateKey(problem=problem, problem_mark=key.start_mark)
+                raise _Refused(problem=problem, problem_mark=key.start_mark)
             first_lines[key.value] = line
         return super().construct_mapping(node, deep=deep)
 
@@ -308,7 +333,8 @@ storage: results          # the study's folder is results/my_study
 trials: 32                # settings to try
 seeds: 1                  # trials per setting, each with its own seed
 
-# What is searched. Any field of the trainer, nested ones with a dot. Domains:
+# What is searched: fields of the trainer, nested ones with a dot; not those that say how a score
+# is measured (data, eval_samples, ...). Domains:
 #   {log_uniform: [1e-4, 0.1]}    every octave equally likely; for rates and thresholds
 #   {uniform: [0, 0.1]}           every value equally likely
 #   {int: [1, 8]}                 whole numbers, both ends included; {int: [16, 512], log: true}
@@ -317,7 +343,7 @@ seeds: 1                  # trials per setting, each with its own seed
 space:
   learning_rate: {log_uniform: [1e-4, 3e-1]}
   max_grad_norm: {log_uniform: [0.01, 100]}
-  # noise_schedule.beta_schedule: {choice: [linear, squaredcos_cap_v2]}
+  # lr_schedule: {choice: [constant, cosine]}
   # model.width: {choice: [32, 64, 128]}
 
 # What every trial has in common.

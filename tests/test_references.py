@@ -48,6 +48,8 @@ def test_an_installed_package_wins_over_a_stray_file(module):
         ("mine_for_test:size", "size = 3", "is a int, which cannot be called"),
         ("mine_for_test:f", "import not_there_at_all", "imports not_there_at_all, which is not"),
         ("mine_for_test:f", "1 / 0", "importing mine_for_test raised ZeroDivisionError"),
+        ("mine_for_test:f", "import sys; sys.exit(5)", "ended the program (sys.exit: 5)"),
+        ("mine_for_test:f", "import argparse; argparse.ArgumentParser().error('x')", "__main__"),
         ("mine_for_test:f", "def f(:", "importing mine_for_test raised SyntaxError"),
         ("mine_for_test", "", "must be module:function"),
     ],

@@ -20,6 +20,8 @@ from stabsearch.spec import (
     StudySpec,
     TrainerSpec,
     Uniform,
+    is_study_name,
+    may_be_searched,
     param_names,
 )
 
@@ -101,6 +103,15 @@ BAD_FIELDS = [
         {"storage": "s3://bucket/results"},
         "storage: s3://bucket/results — must be a folder on this machine or a shared file system. "
         "Write results to a folder, and copy it to the bucket afterwards.",
+    ),
+    (
+        {"storage": "~nosuchuser/x"},
+        "storage: ~nosuchuser/x — there is no such home folder on this machine. Use ~/ for your "
+        "own, or the folder's full path.",
+    ),
+    (
+        {"storage": "a\0b"},
+        "storage: no folder's name holds a NUL character. Remove it.",
     ),
     (
         {"trainer": {"model": {"name": "mpl"}}},
@@ -265,9 +276,9 @@ BAD_SPACE = [
         "space.beta_schedule: unknown trainer field. Did you mean noise_schedule.beta_schedule?",
     ),
     (
-        {"data": {"choice": ["digits", "other"]}},
-        "space.data: is a section, not a field. Name one of its fields: data.name, "
-        "data.held_out_fraction, data.split_seed.",
+        {"model": {"choice": ["mlp", "other"]}},
+        "space.model: is a section, not a field. Name one of its fields: model.name, model.width, "
+        "model.num_blocks.",
     ),
     (
         {"noise_schedule.beta_schedule": {"choice": ["linear", "cosine"]}},
@@ -327,7 +338,7 @@ BAD_SPACE = [
         "Lower report_every or raise max_train_steps.",
     ),
     (
-        {"eval_every": {"int": [100, 200]}},
+        {"learning_rate": LR, "eval_every": 101},
         "space.eval_every: 101 — must be a multiple of report_every (25). Use 100 or 125.",
     ),
     (
@@ -336,7 +347,7 @@ BAD_SPACE = [
         "beta_start or raise beta_end; the usual pair is 0.0001 and 0.02.",
     ),
     (
-        {"device": {"choice": ["cpu", "cuda"]}},
+        {"learning_rate": LR, "device": "cuda"},
         "space.device: cuda — a trial on cuda needs a share of a GPU, but resources.gpus is 0. "
         "Set resources.gpus: 1 (or a fraction), or device: auto.",
     ),
@@ -350,6 +361,73 @@ BAD_SPACE = [
 @pytest.mark.parametrize(("space", "message"), BAD_SPACE, ids=lambda value: str(value)[:50])
 def test_bad_space_entry_is_named_with_its_rule_and_remedy(space, message):
     assert [message] == complaints(space=space)
+
+
+SAME = "so it must be the same for all trials of a study."
+NOT_SEARCHED = [
+    ("num_timestep_bins", {"int": [5, 20]}, "decides how every score is measured"),
+    ("eval_samples", {"choice": [500, 1000]}, "decides how every score is measured"),
+    ("data", {"choice": ["digits", "a:b"]}, "decides which examples every score is measured on"),
+    ("data.name", {"choice": ["digits", "a:b"]}, "decides which examples every score"),
+    ("data.split_seed", {"int": [0, 9]}, "decides which examples every score is measured on"),
+    ("data.held_out_fraction", {"uniform": [0.1, 0.5]}, "decides which examples every score"),
+    ("data.size", {"choice": [16, 32]}, "decides which examples every score is measured on"),
+    (
+        "report_every",
+        {"choice": [25, 50]},
+        "decides when a trial is judged, and not how it trains",
+    ),
+    ("eval_every", {"choice": [25, 50]}, "decides when a trial is judged, and not how it trains"),
+    ("device", {"choice": ["cpu", "auto"]}, "decides where a trial runs, and not how it trains"),
+]
+
+
+@pytest.mark.parametrize(("name", "domain", "rule"), NOT_SEARCHED, ids=lambda value: str(value))
+def test_what_measures_a_trial_is_not_searched(name, domain, rule):
+    (message,) = complaints(space={"learning_rate": LR, name: domain})
+
+    assert message.startswith(f"space.{name}: ")
+    assert f" — {rule}" in message
+    assert SAME in message
+    assert message.endswith(
+        f"Write one value as trainer.{name}; to compare several, run a study for each (extends: "
+        "derives one file from another)."
+    )
+
+
+def test_what_measures_a_trial_may_be_a_constant_of_the_space():
+    spec = study(space={"learning_rate": LR, "num_timestep_bins": 5, "data.split_seed": 3})
+
+    assert spec.trainer_for({}).num_timestep_bins == 5
+    assert spec.trainer_for({}).data.split_seed == 3
+
+
+def test_every_other_field_may_be_searched():
+    fixed = {name for name in param_names() if not may_be_searched(name)}
+
+    assert fixed == {
+        *("data.name", "data.held_out_fraction", "data.split_seed"),
+        *("eval_samples", "num_timestep_bins", "report_every", "eval_every", "device"),
+    }
+
+
+def test_searching_the_noise_schedule_is_allowed_with_a_caution():
+    form = {"choice": ["linear", "squaredcos_cap_v2"]}
+    spec = study(space={"learning_rate": LR, "noise_schedule.beta_schedule": form})
+
+    (caution,) = spec.cautions()
+    assert caution.startswith("space.noise_schedule.beta_schedule: ")
+    assert study().cautions() == []
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "0", "a.b-c_d", "a" * 100])
+def test_names_that_a_folder_may_have(name):
+    assert is_study_name(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-a", "a b", "a\n", "a" * 101])
+def test_names_that_no_study_has(name):
+    assert not is_study_name(name)
 
 
 def test_all_problems_are_told_at_once():

@@ -98,6 +98,14 @@ BAD_FILES = [
         "colons and brackets there.",
     ),
     (
+        "name: test\nspace: &a\n  learning_rate: {uniform: *a}\n",
+        "x.yaml:3: *a: stands inside of what it names. Write it out.",
+    ),
+    (
+        "name: test\nspace: {learning_rate: {choice: &b [1, *b]}}\n",
+        "x.yaml:2: *b: stands inside of what it names. Write it out.",
+    ),
+    (
         MINIMAL + "trials: 3\nname: other\n",
         "x.yaml:5: name: is there twice, first on line 1. Remove one of them.",
     ),
@@ -132,6 +140,21 @@ BAD_FILES = [
         "extends: nope.yaml\n",
         "x.yaml: extends: nope.yaml — there is no file nope.yaml. The path is relative to the "
         "file that names it.",
+    ),
+    (
+        "extends: ~nosuchuser/b.yaml\n",
+        "x.yaml: extends: ~nosuchuser/b.yaml — cannot be a study file: Could not determine home "
+        "directory. Write the path of one, relative to the file that names it.",
+    ),
+    (
+        'extends: "b\\0.yaml"\n',
+        'x.yaml: extends: "b\\u0000.yaml" — cannot be a study file: embedded null byte. Write the '
+        "path of one, relative to the file that names it.",
+    ),
+    (
+        f"extends: {'b' * 300}.yaml\n",
+        f"x.yaml: extends: {'b' * 77}... — cannot be a study file: File name too long. Write the "
+        "path of one, relative to the file that names it.",
     ),
     (
         "extends: x.yaml\n",
@@ -301,9 +324,32 @@ def test_starter_file_is_valid_under_the_name_asked_for(write):
     assert set(spec.searched()) == {"learning_rate", "max_grad_norm"}
 
 
+@pytest.mark.parametrize(
+    "name", ["2024", "null", "1e5", "1.5", "true", "yes", "off", "0x1F", "1_000", "2024-01-01"]
+)
+def test_starter_file_quotes_a_name_that_yaml_reads_as_something_else(write, name):
+    spec = load_study(write(starter_file(name)))
+
+    assert spec.name == name
+    assert f"results/{name}\n" in starter_file(name)
+
+
+def test_an_anchor_may_be_used_beside_what_it_names(write):
+    path = write(
+        "name: test\nspace:\n  learning_rate: &lr {log_uniform: [1e-4, 1e-1]}\n"
+        "  weight_decay: *lr\n"
+    )
+
+    assert list(load_study(path).searched()) == ["learning_rate", "weight_decay"]
+
+
+def test_a_path_that_no_file_can_have_is_said():
+    assert complaint("a\0.yaml") == '"a\\u0000.yaml": cannot be read: embedded null byte.'
+
+
 def test_what_the_starter_file_comments_out_is_valid_too(write):
     text = starter_file()
-    for line in ("# noise_schedule.beta_schedule:", "# model.width:"):
+    for line in ("# lr_schedule:", "# model.width:"):
         assert line in text
         text = text.replace(line, line[2:])
 
@@ -333,6 +379,8 @@ class TestSchema:
             {"trainer": {"optimizer": "adam"}},
             {"space": {"learning_rte": {"uniform": [0, 1]}}},
             {"space": {"learning_rate": {"unifrm": [0, 1]}}},
+            {"space": {"eval_samples": {"int": [100, 200]}}},
+            {"space": {"data.size": {"choice": [8, 16]}}},
         ],
         ids=str,
     )
