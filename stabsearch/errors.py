@@ -4,7 +4,7 @@
      |- SpecError              a study file says something it may not say (exit code 2)
      |- EnvironmentProblem     the machine or cluster cannot do what was asked (exit code 2)
      |- ResultsError           a results folder is missing, incomplete or of another version (2)
-     |- ClusterError           a Ray cluster could not be reached or refused (exit code 2)
+     |- ClusterError           a Ray could not be started or reached, or refused (exit code 2)
      `- StudyAborted           the study began but could not go on (exit code 1)
 
 Every message names what was found, the rule it breaks and the remedy. None needs a traceback.
@@ -12,11 +12,28 @@ Every message names what was found, the rule it breaks and the remedy. None need
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ended, for a shell and for the cluster that ran it."""
+
+    DONE = 0
+    """For ``run``: a stable setting was found."""
+    ABORTED = 1
+    """The study began and could not go on, or a mistake of stabsearch's own."""
+    USER_ERROR = 2
+    """Something that the user can mend: one message, no traceback."""
+    NO_STABLE_SETTING = 3
+    """The study is complete and no setting was stable."""
+    INTERRUPTED = 130
+    """Finished trials are on disk."""
+
 
 class StabsearchError(Exception):
     """Base of every error that is shown to a user as one message."""
 
-    exit_code: int = 2
+    exit_code = ExitCode.USER_ERROR
 
 
 class SpecError(StabsearchError, ValueError):
@@ -32,10 +49,10 @@ class ResultsError(StabsearchError):
 
 
 class ClusterError(StabsearchError):
-    """A Ray cluster cannot be reached, refused the token, or refused the job."""
+    """A Ray cannot be started or reached, refused the token, or refused the job."""
 
 
 class StudyAborted(StabsearchError):
     """The study started and could not finish. Finished trials are on disk."""
 
-    exit_code = 1
+    exit_code = ExitCode.ABORTED

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
 import secrets
 import shlex
@@ -33,8 +32,9 @@ from urllib.parse import urlsplit
 
 from stabsearch.cluster import archive, auth
 from stabsearch.cluster.code_package import MAX_PACKAGE_BYTES, write_code_package
-from stabsearch.cluster.local import RAY_FLAGS
-from stabsearch.errors import ClusterError, ResultsError
+from stabsearch.cluster.local import RAY_FLAGS, environment
+from stabsearch.errors import ClusterError, ExitCode, ResultsError
+from stabsearch.spec import is_study_name
 
 if TYPE_CHECKING:
     import requests
@@ -52,13 +52,13 @@ STOP_SECONDS = 30
 
 JOB_ENVIRONMENT = RAY_FLAGS | {
     "PYTHONUNBUFFERED": "1",  # or the log shows up at the end
+    "STABSEARCH_DEBUG": "1",  # a traceback belongs in the job's log, not in a file of the node
     "RAY_JOB_STOP_SIGNAL": "SIGINT",  # Ray's own SIGTERM ends the study without its last files
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
 }
 
 _HTTP_SECONDS = 10.0
 _PROGRESS_LINES = 50
-_NO_STABLE_SETTING, _INTERRUPTED = 3, 130  # exit codes of `stabsearch run`
 
 
 class JobState(StrEnum):
@@ -122,18 +122,16 @@ class Cluster:
         ``token`` is used instead of the one that Ray's own places hold (see ``auth``).
         """
         self.address = _http_address(address)
-        self.token = auth.Token(token, "the caller") if token else None
+        self.token: auth.Token | None = None  # a secret is not shown to whoever does not ask
         self.is_auth_on = self._asks_for_token()
         if self.is_auth_on:
-            self.token = self.token or auth.find_token()
+            self.token = auth.Token(token, "the caller") if token else auth.find_token()
             if self.token is None:
                 raise ClusterError(
                     f"{self.address} asks for a token and there is none here. Put the cluster's "
                     f"into {auth.TOKEN_VARIABLE} or {auth.default_token_path()} (mode 0600); "
                     "`ray get-auth-token` on the head node prints it."
                 )
-        else:
-            self.token = None  # a secret is not shown to whoever does not ask for it
         self.ray_version = self._ray_version()
 
     @property
@@ -317,7 +315,7 @@ class Cluster:
         replaced as a whole; any other folder of that name is left alone and an error.
         """
         job = self.job(job_id)
-        target = destination.expanduser().absolute() / job.study
+        target = _folder_for(job, destination)
         _check_replaceable(target, job)
         with tempfile.TemporaryFile() as content:
             self._print_archive(job, content, wait_seconds)
@@ -388,7 +386,8 @@ class Cluster:
             logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
         headers = dict(self.token.headers) if self.token else {}
         # RAY_ADDRESS would win over the address that is given here; this one wins over both.
-        with _variable("RAY_API_SERVER_ADDRESS", self.address), self._explained():
+        ours = {"RAY_API_SERVER_ADDRESS": self.address}
+        with environment(ours, override=True), self._explained():
             return JobSubmissionClient(self.address, headers=headers)
 
     def _asks_for_token(self) -> bool:
@@ -490,7 +489,7 @@ def _study_job(details: JobDetails) -> StudyJob | None:
     return StudyJob(
         id=details.submission_id,
         series=metadata.get("stabsearch_series", details.submission_id),
-        attempt=int(metadata.get("stabsearch_attempt", "1")),
+        attempt=_number(metadata.get("stabsearch_attempt", "")),
         study=metadata["stabsearch_study"],
         state=state,
         message=message,
@@ -503,11 +502,15 @@ def _study_job(details: JobDetails) -> StudyJob | None:
     )
 
 
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 1
+
+
 def _state_of(status: str, exit_code: int | None) -> tuple[JobState, str]:
     """Ray knows exit code 0 and failure; ours say more."""
-    if status == "FAILED" and exit_code == _NO_STABLE_SETTING:
+    if status == "FAILED" and exit_code == ExitCode.NO_STABLE_SETTING:
         return JobState.DONE, "no setting was stable"
-    if status == "STOPPED" or exit_code == _INTERRUPTED:
+    if status == "STOPPED" or exit_code == ExitCode.INTERRUPTED:
         return JobState.STOPPED, "finished trials are kept; submit again to go on"
     states = {"SUCCEEDED": JobState.DONE, "FAILED": JobState.FAILED, "RUNNING": JobState.RUNNING}
     return states.get(status, JobState.PENDING), ""
@@ -543,6 +546,20 @@ def _check_storage(storage: str) -> None:
 def _shell_path(path: str) -> str:
     """Quoted for a shell that still expands ``~``: the home is the one on the cluster."""
     return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
+
+
+def _folder_for(job: StudyJob, destination: Path) -> Path:
+    """Where a study's folder goes. Whoever submits a job writes its metadata, and may write
+    ``../..`` for a study's name."""
+    if not is_study_name(job.study):
+        raise ClusterError(
+            f"{job.id} says that its study is named {job.study!r}, which is no name of a study: "
+            "stabsearch did not submit it like that. Nothing was fetched."
+        )
+    try:
+        return destination.expanduser().absolute() / job.study
+    except RuntimeError as error:  # ~nobody
+        raise ResultsError(f"{destination}: {error} Give another folder with --out.") from error
 
 
 def _check_replaceable(target: Path, job: StudyJob) -> None:
@@ -591,16 +608,3 @@ def _last_line(text: str | None) -> str:
     # Ray's own first line; it may come last, after those of a command that ends at once.
     lines = [line for line in lines if not line.startswith("Running entrypoint for job ")]
     return lines[-1] if lines else ""
-
-
-@contextlib.contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from stabsearch.cluster import auth
-from stabsearch.errors import ClusterError, EnvironmentProblem
+from stabsearch.errors import ClusterError
 
 RAY_FLAGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine prints at verbose=0 too
@@ -47,12 +47,23 @@ PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeResources:
+    """What one machine of the cluster offers; a trial must fit one."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RayRuntime:
     """The Ray that a study runs on."""
 
     cpus: float
     """Of the whole cluster."""
     gpus: float
+    """Of the whole cluster."""
+    nodes: tuple[NodeResources, ...]
+    """The machines that are alive, those without CPUs or GPUs included."""
     is_local: bool
     """Started by this process and for this process alone."""
     address: str
@@ -64,11 +75,11 @@ def ray_runtime(address: str | None, *, cpus: int | None = None) -> Iterator[Ray
     """Start Ray here (``address=None``) or join the cluster at ``address``.
 
     ``cpus`` limits a Ray started here; a cluster says itself how many it has.
-    Leaving ends what was started and nothing else. Raises ``ClusterError`` or
-    ``EnvironmentProblem`` with the reason and the remedy.
+    Leaving ends what was started and nothing else. Raises ``ClusterError`` with the reason and
+    the remedy.
     """
     with contextlib.ExitStack() as leave:
-        leave.enter_context(_environment(RAY_FLAGS))
+        leave.enter_context(environment(RAY_FLAGS))
         import ray
 
         if ray.is_initialized():
@@ -79,7 +90,7 @@ def ray_runtime(address: str | None, *, cpus: int | None = None) -> Iterator[Ray
         else:
             address = _resolve(address)
             mode, token = _cluster_token(address)
-        leave.enter_context(_environment(mode | token, override=True))
+        leave.enter_context(environment(mode | token, override=True))
         _refresh_ray_config()
         leave.callback(_shut_down)
         with _interrupt_deferred():
@@ -91,12 +102,25 @@ def _describe(*, is_local: bool) -> RayRuntime:
     import ray
 
     api: Any = ray  # not annotated
-    resources: dict[str, float] = api.cluster_resources()
+    nodes = _nodes_of(api.nodes())
     return RayRuntime(
-        cpus=float(resources.get("CPU", 0.0)),
-        gpus=float(resources.get("GPU", 0.0)),
+        cpus=sum(node.cpus for node in nodes),
+        gpus=sum(node.gpus for node in nodes),
+        nodes=nodes,
         is_local=is_local,
         address=ray.get_runtime_context().gcs_address,
+    )
+
+
+def _nodes_of(table: list[dict[str, Any]]) -> tuple[NodeResources, ...]:
+    """The nodes in Ray's table that are alive: it lists the dead ones too."""
+    return tuple(
+        NodeResources(
+            cpus=float(node["Resources"].get("CPU", 0.0)),
+            gpus=float(node["Resources"].get("GPU", 0.0)),
+        )
+        for node in table
+        if node["Alive"]
     )
 
 
@@ -113,7 +137,7 @@ def _start(cpus: int | None) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
         )
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
-        raise EnvironmentProblem(
+        raise ClusterError(
             f"Ray could not be started on this machine: {_first_line(error)} "
             "Its own files are under /tmp/ray/session_latest/logs; a full disk, too little "
             "memory or a firewall between local ports are the usual causes."
@@ -266,7 +290,7 @@ def _refresh_ray_config() -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str], *, override: bool = False) -> Iterator[None]:
+def environment(values: dict[str, str], *, override: bool = False) -> Iterator[None]:
     """Set environment variables, and put back on leaving what was there before."""
     before = {name: os.environ.get(name) for name in values}
     for name, value in values.items():

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from stabsearch.cluster.local import ray_runtime
+from stabsearch.cluster.local import NodeResources, _nodes_of, ray_runtime
 from stabsearch.errors import ClusterError
 from tests.cluster.conftest import MARK, plain_environment, processes_of
 
@@ -28,6 +29,7 @@ changed = {k for k in before.keys() | os.environ.keys() if before.get(k) != os.e
 changed -= {"PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}  # Ray's own doing
 print(json.dumps({
     "cpus": [own.cpus, found.cpus], "local": [own.is_local, found.is_local],
+    "nodes": [[node.cpus, node.gpus] for node in own.nodes],
     "same": own.address == found.address, "mode": mode,
     "still_up": still_up, "up_after": ray.is_initialized(), "changed": sorted(changed),
 }))
@@ -57,6 +59,11 @@ def run(code, home, *arguments, **variables):
     )
 
 
+def gpus_here():
+    """What Ray finds on this machine."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def all_gone(name):
     deadline = time.monotonic() + 10
     while (left := processes_of(name)) and time.monotonic() < deadline:
@@ -74,6 +81,7 @@ def test_own_ray_is_quiet_private_and_leaves_nothing(tmp_path):
     assert json.loads(done.stdout) == {
         "cpus": [1.0, 1.0],
         "local": [True, False],
+        "nodes": [[1.0, float(gpus_here())]],
         "same": True,
         "mode": "token",
         "still_up": True,
@@ -154,6 +162,18 @@ def test_no_cluster_on_this_machine_is_said(monkeypatch, tmp_path):
 
     with pytest.raises(ClusterError, match="No Ray cluster was found on this machine"):
         join("auto")
+
+
+def test_dead_nodes_and_those_without_cpus_are_told_apart():
+    table = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+        {"Alive": True, "Resources": {"memory": 1e9}},
+    ]
+
+    nodes = _nodes_of(table)
+
+    assert nodes == (NodeResources(cpus=8, gpus=2), NodeResources(cpus=0, gpus=0))
 
 
 def join(address):
