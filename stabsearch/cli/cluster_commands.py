@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stabsearch.errors import ClusterError
+from stabsearch.cli.conventions import command, examples, program, short
+from stabsearch.errors import ClusterError, ExitCode
 
 if TYPE_CHECKING:
     from stabsearch.cluster.jobs import Cluster, StudyJob
 
-INTERRUPTED = 130
-_FAILED = 1
 _ADDRESS_VARIABLES = ("STABSEARCH_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -33,21 +31,17 @@ def add_to(app: typer.Typer) -> None:
     app.command("list", epilog=_LIST_EXAMPLES)(list_studies)
 
 
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["Examples:", *(f"  [bold]{line}[/]" for line in lines)])
-
-
-_SUBMIT_EXAMPLES = _examples(
+_SUBMIT_EXAMPLES = examples(
     "stabsearch submit my_study.yaml --address http://head:8265 --follow",
     "stabsearch submit my_study.yaml --working-dir . --storage /shared/results",
 )
-_STATUS_EXAMPLES = _examples("stabsearch status", "stabsearch status my_study-1a2b3c4d --json")
-_LOGS_EXAMPLES = _examples("stabsearch logs my_study-1a2b3c4d -f")
-_STOP_EXAMPLES = _examples("stabsearch stop my_study-1a2b3c4d")
-_FETCH_EXAMPLES = _examples(
+_STATUS_EXAMPLES = examples("stabsearch status", "stabsearch status my_study-1a2b3c4d --json")
+_LOGS_EXAMPLES = examples("stabsearch logs my_study-1a2b3c4d -f")
+_STOP_EXAMPLES = examples("stabsearch stop my_study-1a2b3c4d")
+_FETCH_EXAMPLES = examples(
     "stabsearch fetch my_study-1a2b3c4d", "stabsearch recommend results/my_study"
 )
-_LIST_EXAMPLES = _examples("stabsearch list --address http://head:8265")
+_LIST_EXAMPLES = examples("stabsearch list --address http://head:8265")
 
 Address = Annotated[
     str | None,
@@ -95,10 +89,15 @@ def submit(
         bool, typer.Option("--follow", "-f", help="Show what the study prints until it ends.")
     ] = False,
 ) -> None:
-    """Run a study on a Ray cluster. The same command again resumes a study that was stopped."""
+    """Run a study on a Ray cluster. The same command again resumes a study that was stopped.
+
+    More trials or seeds in the file extend a study that has ended.
+    """
     from stabsearch.spec_file import dump_study, load_study
 
     spec = load_study(file)
+    for caution in spec.cautions():
+        _note(f"note: {file}: {caution}")
     if spec.references() and working_dir is None:
         names = ", ".join(spec.references().values())
         _note(
@@ -117,7 +116,11 @@ def submit(
         python=python,
     )
     if not submission.is_new:
-        typer.echo(f"{submission.id} is running already, as it was submitted then.")
+        typer.echo(
+            f"{submission.id} is running already, with the trials and seeds it was submitted "
+            "with: nothing was submitted or changed. To extend it, submit again once it has "
+            "ended, or stop it first; it goes on from its finished trials."
+        )
     elif submission.resumes:
         typer.echo(f"Submitted {submission.id}, which goes on from {submission.resumes}.")
     else:
@@ -184,7 +187,7 @@ def stop(study_id: Id, address: Address = None) -> None:
     typer.echo(f"Stopping {job.id}; it gets up to 30 s to finish its files.")
     job = cluster.stop(job.id)
     if not job.state.is_final:
-        raise ClusterError(f"{job.id} has not ended yet. Look again with `stabsearch status`.")
+        raise ClusterError(f"{job.id} has not ended yet. Look again with `{program()} status`.")
     typer.echo(f"{job.id}: {job.state}{_colon(job.message)}.")
 
 
@@ -198,10 +201,8 @@ def fetch(
     """Copy a study's results from the cluster, whether it has ended or not."""
     cluster = _connect(address)
     folder = cluster.fetch(study_id, out)
-    here = Path.cwd()
-    shown = shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
-    typer.echo(f"Fetched to {shown}. Next:")
-    typer.echo(f"  stabsearch recommend {shown}")
+    typer.echo(f"Fetched to {short(folder)}. Next:")
+    typer.echo(f"  {command('recommend', short(folder))}")
 
 
 def list_studies(address: Address = None, as_json: AsJson = False) -> None:
@@ -262,8 +263,9 @@ def _follow(cluster: Cluster, job_id: str) -> None:
             typer.echo(text, nl=False)
         job = cluster.wait(job_id, 30)
     except KeyboardInterrupt:
-        _note(f"\nNo longer following. {job_id} goes on; to end it: stabsearch stop {job_id}")
-        raise typer.Exit(INTERRUPTED) from None
+        stop_it = _command("stop", job_id, cluster)
+        _note(f"\nNo longer following. {job_id} goes on; to end it:\n{stop_it}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     typer.echo(f"{job.id}: {job.state}{_colon(job.message)}.")
     typer.echo(_command("fetch", job.id, cluster))
     raise typer.Exit(_exit_code(job))
@@ -272,14 +274,15 @@ def _follow(cluster: Cluster, job_id: str) -> None:
 def _command(verb: str, job_id: str, cluster: Cluster) -> str:
     """What to type next, as it would work in this shell."""
     is_known = cluster.address in [os.environ.get(name) for name in _ADDRESS_VARIABLES]
-    where = "" if is_known else f" --address {shlex.quote(cluster.address)}"
-    return f"  stabsearch {verb} {job_id}{where}"
+    where = () if is_known else ("--address", cluster.address)
+    return f"  {command(*verb.split(), job_id, *where)}"
 
 
 def _exit_code(job: StudyJob) -> int:
     if job.exit_code is not None:
         return job.exit_code
-    return {"done": 0, "stopped": INTERRUPTED}.get(job.state.value, _FAILED)
+    codes = {"done": ExitCode.DONE, "stopped": ExitCode.INTERRUPTED}
+    return codes.get(job.state.value, ExitCode.ABORTED)
 
 
 def _latest(cluster: Cluster) -> StudyJob:
@@ -287,7 +290,7 @@ def _latest(cluster: Cluster) -> StudyJob:
     if not jobs:
         raise ClusterError(
             f"No study was submitted to {cluster.address} since it started. Submit one with "
-            "`stabsearch submit FILE`."
+            f"`{program()} submit FILE`."
         )
     return jobs[-1]
 

@@ -1,15 +1,11 @@
-"""The command ``stabsearch``: its parts mounted, its errors printed, its exit codes.
-
-0    done; for run: a stable setting was found
-1    the study began and could not go on
-2    something that the user can mend: one message, no traceback
-3    run: the study is complete and no setting was stable
-130  interrupted; finished trials are on disk
-"""
+"""The command ``stabsearch``: its parts mounted, its errors printed. Exit codes: ``ExitCode``."""
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -17,9 +13,10 @@ from typing import Annotated
 import typer
 
 from stabsearch.cli import cluster_commands, result_commands, study_commands
-from stabsearch.errors import StabsearchError
+from stabsearch.errors import ExitCode, StabsearchError
 
-INTERRUPTED = 130
+DEBUG_VARIABLE = "STABSEARCH_DEBUG"
+"""Set to 1: an error that nobody foresaw is shown with its traceback."""
 
 
 def _show_version(is_asked: bool) -> None:
@@ -73,8 +70,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            raise
+        print(_unforeseen(error), file=sys.stderr)  # noqa: T201
+        return ExitCode.ABORTED
+    return ExitCode.DONE
+
+
+def _unforeseen(error: Exception) -> str:
+    """The message; the traceback goes to a file, so that nothing has to happen again to see it."""
+    story = traceback.format_exc()
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="stabsearch-error-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(f"{' '.join(sys.argv)}\n{story}")
+    except OSError:
+        return f"{story}error: stabsearch did not foresee this: please report it."
+    return (
+        f"error: {what}\n"
+        f"error: stabsearch did not foresee this. Please report it with {file.name}, which holds "
+        f"the traceback ({DEBUG_VARIABLE}=1 shows it here instead)."
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-NO_STABLE_SETTING = 3
+from stabsearch.cli.conventions import examples
+from stabsearch.errors import ExitCode
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,15 +19,11 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=_PLOT_EXAMPLES)(plot)
 
 
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["Examples:", *(f"  [bold]{line}[/]" for line in lines)])
-
-
-_RECOMMEND_EXAMPLES = _examples(
+_RECOMMEND_EXAMPLES = examples(
     "stabsearch recommend results/digits_lr_clip",
     "stabsearch recommend results/digits_lr_clip --json > answer.json",
 )
-_PLOT_EXAMPLES = _examples(
+_PLOT_EXAMPLES = examples(
     "stabsearch plot results/digits_lr_clip map",
     "stabsearch plot results/digits_lr_clip map --out figures/",
 )
@@ -62,7 +59,7 @@ def recommend(
     else:
         typer.echo(describe(answer, results.trials))
     if answer.params is None:
-        raise typer.Exit(NO_STABLE_SETTING)
+        raise typer.Exit(ExitCode.NO_STABLE_SETTING)
 
 
 def plot(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,17 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from stabsearch.cli.conventions import (
+    beside_python,
+    command,
+    examples,
+    other_command,
+    short,
+)
 from stabsearch.cli.progress import params_text, progress_for
-from stabsearch.errors import SpecError
+from stabsearch.errors import EnvironmentProblem, ExitCode, ResultsError, SpecError
 from stabsearch.references import check_references
 from stabsearch.spec import StudySpec
 from stabsearch.spec_file import dump_study, json_schema, load_study, starter_file
 
 if TYPE_CHECKING:
     from stabsearch.search.study import StudyResult
-
-NO_STABLE_SETTING = 3
-INTERRUPTED = 130
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,21 +37,20 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=_SCHEMA_EXAMPLES)(schema)
 
 
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["Examples:", *(f"  [bold]{line}[/]" for line in lines)])
-
-
-_RUN_EXAMPLES = _examples(
+_RUN_EXAMPLES = examples(
     "stabsearch run search_spaces/digits_lr_clip.yaml",
     "stabsearch run my_study.yaml --dry-run",
-    "stabsearch run my_study.yaml --trials 64 --storage /shared/results",
+    "stabsearch run my_study.yaml --trials 64 --seeds 3",
+    "stabsearch run my_study.yaml --storage /shared/results",
 )
-_VALIDATE_EXAMPLES = _examples("stabsearch validate search_spaces/*.yaml")
-_INIT_EXAMPLES = _examples("stabsearch init my_study.yaml")
-_SCHEMA_EXAMPLES = _examples("stabsearch schema > study.schema.json") + (
+_VALIDATE_EXAMPLES = examples("stabsearch validate search_spaces/*.yaml")
+_INIT_EXAMPLES = examples("stabsearch init my_study.yaml")
+_SCHEMA_EXAMPLES = examples("stabsearch schema > study.schema.json") + (
     "\n\nThen write as a study file's first line: "
     "# yaml-language-server: $schema=study.schema.json"
 )
+
+_INSTALL_DASHBOARD = ("-m", "pip", "install", "optuna-dashboard")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML).")]
 
@@ -60,7 +62,19 @@ def run(
         typer.Option(metavar="DIR", help="Folder for results, instead of the file's storage."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(metavar="N", help="Settings to try, instead of the file's.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Settings to try, instead of the file's. More than before extend the study.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Trials per setting, each with its own seed, instead of the file's. More than "
+            "before extend the study.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -88,33 +102,44 @@ def run(
         bool, typer.Option("--no-plot", help="Do not draw the stability map at the end.")
     ] = False,
 ) -> None:
-    """Search for stable settings. The same command resumes an interrupted search."""
-    overrides = {"storage": storage, "trials": trials, "resources.workers": workers}
+    """Search for stable settings. The same command resumes an interrupted search.
+
+    With more --trials or --seeds it extends the study; finished trials are kept.
+    """
+    overrides = {
+        "storage": storage,
+        "trials": trials,
+        "seeds": seeds,
+        "resources.workers": workers,
+    }
     spec = load_study(file, {name: v for name, v in overrides.items() if v is not None})
     check_references(spec, str(file))
+    _caution(spec, file)
     if dry_run:
         typer.echo(_dry_run(spec, as_json=as_json), nl=False)
         return
 
     from stabsearch.search.study import run_study
 
-    again = shlex.join(["stabsearch", *_arguments()])
+    again = command(*_arguments())
     console = Console(stderr=as_json)
     try:
         with progress_for(console) as progress:
             result = run_study(spec, address=address, observer=progress)
     except KeyboardInterrupt:
         _say_interrupted(spec.path, again)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except (EnvironmentProblem, ResultsError) as error:  # what the file asks for cannot be had
+        raise type(error)(f"{file}: {error}") from error
     _say_answer(result, as_json=as_json)
     if result.interrupted:
         _say_interrupted(result.path, again)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     figures = [] if no_plot else _draw_map(result)
     if not as_json:
         _say_next(result.path, figures)
     if result.recommendation.params is None:
-        raise typer.Exit(NO_STABLE_SETTING)
+        raise typer.Exit(ExitCode.NO_STABLE_SETTING)
 
 
 def validate(
@@ -130,6 +155,7 @@ def validate(
             complaints.append(str(error))
             continue
         typer.echo(f"{file}: valid. {_summary(spec)}")
+        _caution(spec, file)
     if complaints:
         raise SpecError("\n".join(complaints))
 
@@ -156,13 +182,18 @@ def init(
             "and is yours."
         ) from error
     typer.echo(f"Wrote {file}. Next:")
-    typer.echo(f"  stabsearch run {shlex.quote(str(file))} --dry-run")
-    typer.echo(f"  stabsearch run {shlex.quote(str(file))}")
+    typer.echo(f"  {command('run', file, '--dry-run')}")
+    typer.echo(f"  {command('run', file)}")
 
 
 def schema() -> None:
     """Print the JSON schema of study files, for editors."""
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _caution(spec: StudySpec, file: Path) -> None:
+    for caution in spec.cautions():
+        typer.echo(f"note: {file}: {caution}", err=True)
 
 
 def _dry_run(spec: StudySpec, *, as_json: bool) -> str:
@@ -210,15 +241,19 @@ def _say_answer(result: StudyResult, *, as_json: bool) -> None:
 
 def _say_next(folder: Path, figures: list[Path]) -> None:
     """Where everything is, and what to type next."""
-    path = _short(folder)
+    path = short(folder)
     typer.echo(f"\nResults   {path}")
     for figure in figures:
-        typer.echo(f"Map       {_short(figure)}")
+        typer.echo(f"Map       {short(figure)}")
     typer.echo("Next")
     if not figures:
-        typer.echo(f"  stabsearch plot {shlex.quote(path)} map")
-    typer.echo(f"  stabsearch recommend {shlex.quote(path)}")
-    typer.echo(f"  optuna-dashboard {shlex.quote(f'{path}/optuna.journal')}")
+        typer.echo(f"  {command('plot', path, 'map')}")
+    typer.echo(f"  {command('recommend', path)}")
+    dashboard = beside_python("optuna-dashboard")
+    typer.echo("Every trial in a browser (optional)")
+    if not dashboard.exists():
+        typer.echo(f"  {other_command(Path(sys.executable), *_INSTALL_DASHBOARD)}")
+    typer.echo(f"  {other_command(dashboard, path / 'optuna.journal')}")
 
 
 def _draw_map(result: StudyResult) -> list[Path]:
@@ -233,19 +268,13 @@ def _draw_map(result: StudyResult) -> list[Path]:
 
 
 def _say_interrupted(path: Path, again: str) -> None:
-    typer.echo(
-        f"interrupted: finished trials are in {_short(path)}. To go on, run the same command:\n"
-        f"  {again}",
-        err=True,
-    )
+    if path.exists():
+        told = f"finished trials are in {short(path)}. To go on"
+    else:
+        told = "before the first trial began; nothing was written. To begin"
+    typer.echo(f"interrupted: {told}, run the same command:\n  {again}", err=True)
 
 
 def _arguments() -> list[str]:
     """What was typed after ``stabsearch``."""
     return sys.argv[1:]
-
-
-def _short(path: Path) -> str:
-    """Relative to the current directory where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

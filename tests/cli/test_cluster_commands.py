@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from stabsearch.cli import main as cli
+from stabsearch.cluster.jobs import Cluster
+from stabsearch.spec_file import load_study
 
 
 def job(study, **fields):
@@ -55,6 +57,7 @@ def dashboard(monkeypatch, tmp_path):
             path = urlsplit(self.path).path
             token = self.headers.get("Authorization")
             server.tokens_seen.add(token)
+            server.requests.append((path, token))
             is_open = path == "/api/authentication_mode" or server.mode == "disabled"
             if not is_open and token is None:
                 return self.answer(401, "Unauthorized: Missing authentication token")
@@ -90,6 +93,7 @@ def dashboard(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.mode, server.jobs, server.tokens_seen = "token", list(JOBS), set()
+        server.requests = []
         server.address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("STABSEARCH_ADDRESS", server.address)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -157,6 +161,66 @@ def test_authentication_off_is_said_loudly_and_no_token_is_shown_to_it(dashboard
     assert code == 0
     assert "WARNING: token authentication is OFF" in err
     assert dashboard.tokens_seen == {None}
+
+
+def test_a_token_that_was_given_is_not_shown_to_who_does_not_ask_either(dashboard):
+    dashboard.mode = "disabled"
+
+    assert Cluster(dashboard.address, token="mine").token is None
+    assert dashboard.tokens_seen == {None}
+
+
+def test_a_token_is_shown_only_after_it_was_asked_for(dashboard):
+    cluster = Cluster(dashboard.address, token="secret")
+
+    assert cluster.token is not None
+    assert dashboard.requests[0] == ("/api/authentication_mode", None)
+    assert {token for _, token in dashboard.requests[1:]} == {"Bearer secret"}
+
+
+def test_fetch_refuses_a_name_that_leads_elsewhere(dashboard, capsys, tmp_path):
+    bad = job("evil")
+    bad["metadata"] |= {"stabsearch_study": "../../escaped"}
+    dashboard.jobs = [bad]
+    out = tmp_path / "deep" / "results"
+
+    code, said, err = run(capsys, "fetch", "evil-1a2b3c4d", "--out", str(out))
+
+    assert (code, said) == (2, "")
+    assert "its study is named '../../escaped', which is no name of a study" in err
+    assert list(tmp_path.rglob("*")) == []
+    assert not any("log" in path for path, _ in dashboard.requests)
+
+
+def test_fetch_to_the_home_of_nobody_is_one_message(dashboard, capsys):
+    code, _, err = run(capsys, "fetch", "third", "--out", "~nosuchuser/x")
+
+    assert code == 2
+    assert "Give another folder with --out" in err
+
+
+def test_metadata_of_others_does_not_break_the_list(dashboard, capsys):
+    strange = job("strange")
+    strange["metadata"] |= {"stabsearch_attempt": "many"}
+    dashboard.jobs = [strange]
+
+    assert run(capsys, "list")[0] == 0
+
+
+def test_submitting_more_trials_while_the_study_runs_says_that_nothing_changed(
+    dashboard, capsys, tmp_path
+):
+    study = tmp_path / "x.yaml"
+    study.write_text("name: x\ntrials: 64\nspace: {learning_rate: {log_uniform: [1e-4, 1]}}\n")
+    running = job("x")
+    running["metadata"]["stabsearch_fingerprint"] = load_study(study).fingerprint()
+    dashboard.jobs = [running]
+
+    code, out, _ = run(capsys, "submit", str(study))
+
+    assert code == 0
+    assert out.startswith("x-1a2b3c4d is running already, with the trials and seeds it was")
+    assert "To extend it, submit again once it has ended, or stop it first" in out
 
 
 def test_the_address_may_come_from_rays_variables(dashboard, capsys, monkeypatch):

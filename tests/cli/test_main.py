@@ -104,14 +104,38 @@ def test_our_errors_are_messages_and_exit_codes(monkeypatch, capsys, error, code
     assert capsys.readouterr().err == "error: a\nerror: b\n"
 
 
-def test_a_bug_of_ours_is_not_hidden(monkeypatch):
-    def fail(**_):
-        raise ZeroDivisionError
+class TestUnforeseenError:
+    @pytest.fixture(autouse=True)
+    def bug(self, monkeypatch, tmp_path):
+        def fail(**_):
+            raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(cli, "app", fail)
+        monkeypatch.delenv("STABSEARCH_DEBUG", raising=False)
+        monkeypatch.setattr(cli, "app", fail)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        return tmp_path
 
-    with pytest.raises(ZeroDivisionError):
-        cli.main([])
+    def test_is_a_short_message_and_a_file_with_the_traceback(self, bug, capsys):
+        assert cli.main([]) == 1
+
+        said = capsys.readouterr().err
+        (file,) = bug.iterdir()
+        assert said.startswith("error: ZeroDivisionError: by nothing\nerror: stabsearch did not")
+        assert str(file) in said
+        assert "Traceback" not in said
+        assert "Traceback" in file.read_text()
+
+    def test_shows_its_traceback_where_that_cannot_be_written(self, monkeypatch, capsys):
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
+
+        assert cli.main([]) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+    def test_is_not_caught_while_debugging(self, monkeypatch):
+        monkeypatch.setenv("STABSEARCH_DEBUG", "1")
+
+        with pytest.raises(ZeroDivisionError):
+            cli.main([])
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch):

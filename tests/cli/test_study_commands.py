@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 import yaml
 
 from stabsearch.cli.main import main
+from stabsearch.errors import ClusterError, EnvironmentProblem, ResultsError
 from stabsearch.records import Recommendation
+from stabsearch.results.store import StudyStore
 from stabsearch.spec_file import load_study
 
 MINIMAL = "name: test\nspace:\n  learning_rate: {log_uniform: [1e-4, 1e-1]}\n"
@@ -27,6 +30,15 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     Path("x.yaml").write_text(MINIMAL)
     return tmp_path
+
+
+@pytest.fixture
+def module_that_exits(tmp_path_factory, monkeypatch):
+    """A script without a guard, on the path of this process and of those it starts."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "script_that_exits.py").write_text("import sys\nsys.exit(5)\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def space(entry: str) -> str:
@@ -100,6 +112,24 @@ BAD_INPUT = {
         "x.yaml: trainer.device: cuda — a trial on cuda needs a share of a GPU, but "
         "resources.gpus is 0. Set resources.gpus: 1 (or a fraction), or device: auto.",
     ),
+    "home of nobody": (
+        MINIMAL + "storage: ~nosuchuser/x\n",
+        "x.yaml: storage: ~nosuchuser/x — there is no such home folder on this machine. Use ~/ "
+        "for your own, or the folder's full path.",
+    ),
+    "reference that exits": (
+        MINIMAL + "trainer: {model: {name: 'script_that_exits:unet'}}\n",
+        "x.yaml: trainer.model.name: script_that_exits:unet — importing script_that_exits "
+        "ended the program (sys.exit: 5). Put what it does as a script below `if __name__ == "
+        '"__main__":`.',
+    ),
+    "measure that is searched": (
+        space("num_timestep_bins: {int: [5, 20]}"),
+        "x.yaml: space.num_timestep_bins: int: [5, 20] — decides how every score is measured, so "
+        "it must be the same for all trials of a study. Write one value as "
+        "trainer.num_timestep_bins; to compare several, run a study for each (extends: derives "
+        "one file from another).",
+    ),
     "name that is no folder name": (
         MINIMAL.replace("test", "../up"),
         "x.yaml: name: ../up — must be usable as a folder name: letters, digits, . _ - (at most "
@@ -110,6 +140,7 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 @pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["validate"]], ids=" ".join)
+@pytest.mark.usefixtures("module_that_exits")
 def test_bad_input_is_one_message_exit_code_2_and_no_folder(here, capsys, command, case):
     text, message = BAD_INPUT[case]
     Path("x.yaml").write_text(text)
@@ -133,6 +164,10 @@ def test_bad_input_is_one_message_exit_code_2_and_no_folder(here, capsys, comman
             "--trials: trials: 0 — must be at least 1. Use a value such as 32, the default.",
         ),
         (
+            ["x.yaml", "--seeds", "0"],
+            "--seeds: seeds: 0 — must be at least 1. Use a value such as 1, the default.",
+        ),
+        (
             ["x.yaml", "--workers", "-1"],
             "--workers: resources.workers: -1 — must be at least 1. Correct the value.",
         ),
@@ -152,8 +187,13 @@ def test_bad_arguments_of_run_are_one_message(capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "case", ["unknown field", "log range with zero", "not yaml", "reference without module"]
+    "case",
+    [
+        *("unknown field", "log range with zero", "not yaml", "reference without module"),
+        *("home of nobody", "reference that exits"),
+    ],
 )
+@pytest.mark.usefixtures("module_that_exits")
 def test_bad_input_in_a_process_of_its_own_shows_no_traceback(here, case):
     text, message = BAD_INPUT[case]
     Path("x.yaml").write_text(text)
@@ -164,6 +204,48 @@ def test_bad_input_in_a_process_of_its_own_shows_no_traceback(here, case):
     assert done.stderr == f"error: {message}\n".replace("{here}", str(here))
     assert done.stdout == ""
     assert os.listdir() == ["x.yaml"]
+
+
+class TestBadInputThatTheFileAloneDoesNotShow:
+    """The rest of the issue's line: what this machine and the results folder have to say."""
+
+    def refused(self, *arguments: str) -> str:
+        done = stabsearch("run", "x.yaml", *arguments)
+
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        return done.stderr
+
+    @pytest.mark.ray
+    def test_gpus_where_there_are_none(self):
+        Path("x.yaml").write_text(MINIMAL + "resources: {gpus: 512}\n")
+
+        assert self.refused().startswith("error: x.yaml: resources.gpus: 512 ")
+        assert os.listdir() == ["x.yaml"]
+
+    def test_storage_that_cannot_be_written(self):
+        Path("file").touch()
+
+        message = self.refused("--storage", "file/results")
+
+        assert message.startswith("error: x.yaml: ")
+        assert "file/results/test" in message
+        assert "storage" in message
+        assert sorted(os.listdir()) == ["file", "x.yaml"]
+
+    def test_name_of_a_study_with_another_spec(self, here):
+        spec = load_study("x.yaml")
+        StudyStore(spec.path).create(spec.model_dump(mode="json"), spec.fingerprint())
+        before = sorted(path for path in here.rglob("*"))
+        Path("x.yaml").write_text(MINIMAL + "trainer: {batch_size: 32}\n")
+
+        message = self.refused()
+
+        assert message.startswith("error: x.yaml: ")
+        assert "another specification" in message
+        assert "batch_size" in message
+        assert sorted(path for path in here.rglob("*")) == before
 
 
 def stabsearch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -245,6 +327,12 @@ class TestInit:
         assert load_study("edge of mine.yaml").name == "edge_of_mine"
         assert "stabsearch run 'edge of mine.yaml' --dry-run" in capsys.readouterr().out
 
+    @pytest.mark.parametrize("name", ["2024", "null", "1e5"])
+    def test_a_name_that_yaml_reads_as_something_else_is_quoted(self, name):
+        assert main(["init", f"{name}.yaml"]) == 0
+
+        assert load_study(f"{name}.yaml").name == name
+
     def test_default_name_is_study_yaml(self):
         assert main(["init"]) == 0
 
@@ -301,6 +389,7 @@ class TestRun:
                 calls.studies.append((spec, address))
                 if raises is not None:
                     raise raises
+                spec.path.mkdir(parents=True)
                 observer.on_study_end(recommendation, interrupted=interrupted)
                 return study.StudyResult(
                     results=SimpleNamespace(trials=None),
@@ -317,8 +406,16 @@ class TestRun:
 
         return run_with
 
-    def test_answer_files_and_next_commands_are_said(self, run, capsys, here):
+    @pytest.fixture
+    def dashboard(self, tmp_path_factory, monkeypatch):
+        """Where optuna-dashboard is looked for: an environment that is not on the PATH."""
+        folder = tmp_path_factory.mktemp("environment")
+        monkeypatch.setattr(sys, "executable", str(folder / "python"))
+        return folder / "optuna-dashboard"
+
+    def test_answer_files_and_next_commands_are_said(self, run, capsys, here, dashboard):
         code, calls = run(self.FOUND)
+        python = sys.executable
 
         text = capsys.readouterr().out
         assert code == 0
@@ -329,8 +426,18 @@ class TestRun:
             ["Map", "results/test/figures/map.png"],
             ["Next"],
             ["stabsearch", "recommend", "results/test"],
-            ["optuna-dashboard", "results/test/optuna.journal"],
+            ["Every", "trial", "in", "a", "browser", "(optional)"],
+            [python, "-m", "pip", "install", "optuna-dashboard"],
+            [str(dashboard), "results/test/optuna.journal"],
         ]
+
+    def test_a_dashboard_that_is_installed_need_not_be(self, run, capsys, dashboard):
+        dashboard.touch()
+        run(self.FOUND)
+
+        text = capsys.readouterr().out
+        assert "pip install" not in text
+        assert f"  {dashboard} results/test/optuna.journal" in text
 
     def test_without_a_map_the_command_that_draws_it_is_said(self, run, capsys):
         _, calls = run(self.FOUND, "--no-plot")
@@ -356,11 +463,42 @@ class TestRun:
         )
         assert calls.maps == []
 
-    def test_interrupt_before_the_first_trial_says_it_too(self, run, capsys):
+    def test_interrupt_before_the_study_has_a_folder_promises_no_trials(self, run, capsys):
         code, _ = run(self.NOTHING, raises=KeyboardInterrupt())
 
         assert code == 130
-        assert "To go on, run the same command:" in capsys.readouterr().err
+        assert capsys.readouterr().err == (
+            "interrupted: before the first trial began; nothing was written. To begin, run the "
+            "same command:\n  stabsearch run x.yaml\n"
+        )
+
+    def test_interrupt_while_a_study_resumes_says_where_its_trials_are(self, run, capsys):
+        Path("results/test").mkdir(parents=True)
+        run(self.NOTHING, raises=KeyboardInterrupt())
+
+        assert "finished trials are in results/test. To go on" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("kind", [EnvironmentProblem, ResultsError])
+    def test_what_the_file_asks_for_in_vain_names_the_file(self, run, capsys, kind):
+        code, _ = run(self.NOTHING, raises=kind("resources.gpus: none here."))
+
+        assert code == 2
+        assert capsys.readouterr().err == "error: x.yaml: resources.gpus: none here.\n"
+
+    def test_a_cluster_that_is_not_there_is_not_the_file_s_fault(self, run, capsys):
+        run(self.NOTHING, raises=ClusterError("Nothing answers."))
+
+        assert capsys.readouterr().err == "error: Nothing answers.\n"
+
+    def test_a_caution_is_a_note(self, run, capsys):
+        Path("x.yaml").write_text(
+            space("noise_schedule.beta_schedule: {choice: [linear, squaredcos_cap_v2]}")
+        )
+        code, _ = run(self.FOUND)
+
+        said = capsys.readouterr()
+        assert code == 0
+        assert said.err.startswith("note: x.yaml: space.noise_schedule.beta_schedule: a score")
 
     def test_json_is_all_that_stdout_holds(self, run, capsys, here):
         code, _ = run(self.FOUND, "--json")
@@ -374,11 +512,13 @@ class TestRun:
         assert "finished after" in said.err
 
     def test_flags_reach_the_study(self, run):
-        arguments = ("--storage", "out", "--trials", "7", "--workers", "2", "--address", "auto")
+        arguments = ("--storage", "out", "--trials", "7", "--seeds", "3", "--workers", "2")
+        arguments += ("--address", "auto")
         _, calls = run(self.FOUND, *arguments)
 
         ((spec, address),) = calls.studies
-        assert (spec.storage, spec.trials, spec.resources.workers) == ("out", 7, 2)
+        assert (spec.storage, spec.trials, spec.seeds) == ("out", 7, 3)
+        assert spec.resources.workers == 2
         assert address == "auto"
 
     def test_map_that_cannot_be_drawn_does_not_cost_the_answer(self, run, capsys):
@@ -420,11 +560,15 @@ def test_interrupted_search_goes_on_with_the_same_command(here):
     out, err = first.communicate(timeout=120)
 
     assert first.returncode == 130, out + err
-    assert "To go on, run the same command:\n  stabsearch run x.yaml --no-plot\n" in err
+    *_, said, again = err.splitlines()
+    assert said.endswith("To go on, run the same command:")
+    assert again.endswith("python -m stabsearch run x.yaml --no-plot")
     assert "Traceback" not in out + err
     assert (here / "results/test/trials.parquet").exists()
 
-    second = stabsearch("run", "x.yaml", "--no-plot", "--json")
+    second = subprocess.run(
+        [*shlex.split(again), "--json"], capture_output=True, text=True, timeout=240, check=False
+    )
 
     assert second.returncode in (0, 3), second.stderr
     assert json.loads(second.stdout)["num_trials"] == 6
