@@ -32,9 +32,11 @@ class WindowTelemetry:
     batch_loss: NDArray[np.float64]
     """``[W]``."""
     grad_norm: NDArray[np.float64]
-    """``[W]``, before clipping."""
+    """Before clipping; of the steps whose norm was looked at."""
     clip_coef: NDArray[np.float64]
-    """``[W]``."""
+    """Of the same steps."""
+    nonfinite_steps: int
+    """Steps whose loss or gradient norm was NaN or Inf."""
     first_nonfinite_step: int | None
     first_nonfinite_bins: tuple[int, ...]
 
@@ -46,31 +48,35 @@ class Telemetry:
         self._num_bins = len(bin_edges) - 1
         self._bin_of_timestep = np.repeat(np.arange(self._num_bins), np.diff(bin_edges))
         self._sample_losses: list[Tensor] = []
+        self._norm_steps: list[int] = []
         self._grad_norms: list[Tensor] = []
         self._clip_coefs: list[Tensor] = []
 
-    def observe(self, sample_loss: Tensor, clip: ClipRecord) -> None:
-        """Remember one step: its per-sample losses ``[B]`` and what clipping did."""
+    def observe(self, sample_loss: Tensor, clip: ClipRecord | None) -> None:
+        """Remember one step: its per-sample losses ``[B]`` and what clipping did, if known."""
         self._sample_losses.append(sample_loss.detach())
+        if clip is None:
+            return
+        self._norm_steps.append(len(self._sample_losses) - 1)
         self._grad_norms.append(clip.grad_norm)
         self._clip_coefs.append(clip.coef)
 
     def read(self, timesteps: Tensor) -> WindowTelemetry:
         """Sum up the observed window, whose steps drew ``timesteps[W, B]``, and forget it."""
-        num_steps = len(self._sample_losses)
+        num_steps, num_norms = len(self._sample_losses), len(self._norm_steps)
         # The window's one wait for the device.
-        packed = torch.cat(
-            [*self._sample_losses, torch.stack(self._grad_norms + self._clip_coefs)]
-        )
-        values = packed.double().cpu().numpy()
+        packed = torch.cat([t.flatten() for t in self._all_tensors()]).double().cpu().numpy()
         bins = self._bin_of_timestep[timesteps.cpu().numpy()]
+        num_losses = len(packed) - 2 * num_norms
+        losses = packed[:num_losses].reshape(num_steps, -1)
+        grad_norm, clip_coef = packed[num_losses:].reshape(2, num_norms)
+        batch_loss = losses.mean(axis=1)
+        is_nonfinite = ~np.isfinite(batch_loss)
+        is_nonfinite[self._norm_steps] |= ~np.isfinite(grad_norm)
         self._clear()
 
-        losses = values[: -2 * num_steps].reshape(num_steps, -1)
-        grad_norm, clip_coef = values[-2 * num_steps :].reshape(2, num_steps)
         finite = np.isfinite(losses)
-        batch_loss = losses.mean(axis=1)
-        first = _first_nonfinite(batch_loss, grad_norm)
+        first = int(is_nonfinite.argmax()) if is_nonfinite.any() else None
         first_bins = (
             () if first is None else tuple(np.unique(bins[first][~finite[first]]).tolist())
         )
@@ -81,6 +87,7 @@ class Telemetry:
             batch_loss=batch_loss,
             grad_norm=grad_norm,
             clip_coef=clip_coef,
+            nonfinite_steps=int(is_nonfinite.sum()),
             first_nonfinite_step=first,
             first_nonfinite_bins=first_bins,
         )
@@ -91,14 +98,12 @@ class Telemetry:
         weights = None if values is None else values.ravel()
         return np.bincount(bins.ravel(), weights, self._num_bins).astype(np.float64)
 
+    def _all_tensors(self) -> list[Tensor]:
+        norms = [torch.stack(self._grad_norms + self._clip_coefs)] if self._grad_norms else []
+        return self._sample_losses + norms
+
     def _clear(self) -> None:
         self._sample_losses.clear()
+        self._norm_steps.clear()
         self._grad_norms.clear()
         self._clip_coefs.clear()
-
-
-def _first_nonfinite(
-    batch_loss: NDArray[np.float64], grad_norm: NDArray[np.float64]
-) -> int | None:
-    nonfinite = ~(np.isfinite(batch_loss) & np.isfinite(grad_norm))
-    return int(nonfinite.argmax()) if nonfinite.any() else None

@@ -43,10 +43,14 @@ from stabsearch.training.telemetry import Telemetry, WindowTelemetry
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
+UNCLIPPED_NORM_EVERY = 8
+"""Where nothing clips, the gradient norm is only looked at: on every 8th step, for its cost."""
+
+
 class StepObserver(Protocol):
     """What the loop tells of each step; the telemetry, or nothing (for benchmarks)."""
 
-    def observe(self, sample_loss: Tensor, clip: ClipRecord) -> None: ...
+    def observe(self, sample_loss: Tensor, clip: ClipRecord | None) -> None: ...
 
 
 class Trainer:
@@ -125,11 +129,7 @@ class Trainer:
             sample_loss = per_sample_loss(prediction, target)
             self._optimizer.zero_grad(set_to_none=True)
             sample_loss.mean().backward()  # type: ignore[no-untyped-call]
-            clip = clip_grad_norm(
-                [p.grad for p in self._parameters if p.grad is not None],
-                self.spec.max_grad_norm,
-            )
-            observer.observe(sample_loss, clip)
+            observer.observe(sample_loss, self._clip())
             self._optimizer.step()
             self.step += 1
             if self._ema is not None:
@@ -167,6 +167,14 @@ class Trainer:
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
 
+    def _clip(self) -> ClipRecord | None:
+        """Clip, if that is asked for; None on a step whose norm is not looked at."""
+        max_grad_norm = self.spec.max_grad_norm
+        if max_grad_norm is None and self.step % UNCLIPPED_NORM_EVERY:
+            return None
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return clip_grad_norm(gradients, max_grad_norm)
+
     def _learning_rate(self, step: int) -> float:
         return self.spec.learning_rate * lr_factor(
             step, self.spec.lr_schedule, self.facts.lr_warmup_steps, self.spec.max_train_steps
@@ -183,8 +191,8 @@ class Trainer:
     def _report(
         self, window: WindowTelemetry, num_steps: int, evaluation: Evaluation | None
     ) -> Report:
-        finite = np.isfinite(window.batch_loss) & np.isfinite(window.grad_norm)
-        grad_norm, coef = window.grad_norm[finite], window.clip_coef[finite]
+        has_norm = np.isfinite(window.grad_norm)
+        grad_norm, coef = window.grad_norm[has_norm], window.clip_coef[has_norm]
         finite_count = window.bin_count - window.bin_nonfinite
         with np.errstate(invalid="ignore", divide="ignore"):
             bin_loss = window.bin_loss_sum / finite_count
@@ -196,13 +204,13 @@ class Trainer:
             bin_loss=tuple(bin_loss.tolist()),
             bin_count=tuple(window.bin_count.tolist()),
             bin_nonfinite=tuple(window.bin_nonfinite.tolist()),
-            max_batch_loss=_reduced(np.max, window.batch_loss[finite]),
+            max_batch_loss=_reduced(np.max, window.batch_loss[np.isfinite(window.batch_loss)]),
             grad_norm_median=_reduced(statistics.median, grad_norm.tolist()),
             grad_norm_max=_reduced(np.max, grad_norm),
             clip_rate=_reduced(np.mean, coef < 1),
             clip_coef_mean=_reduced(np.mean, coef),
             clip_coef_cv=_reduced(np.std, coef) / _reduced(np.mean, coef),
-            nonfinite_steps=int((~finite).sum()),
+            nonfinite_steps=window.nonfinite_steps,
             first_nonfinite_step=None if first is None else self.step - num_steps + first + 1,
             first_nonfinite_bins=window.first_nonfinite_bins,
             train_seconds=self._train_seconds,

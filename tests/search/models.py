@@ -44,3 +44,32 @@ class KillsItsWorkerOnce(nn.Module):
 
 def broken(sample_shape):
     raise RuntimeError("this model cannot be built")
+
+
+class RaisesOnce(nn.Module):
+    """A linear denoiser that raises at its 25th step while ``marker`` does not exist."""
+
+    def __init__(self, sample_shape, *, marker):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        self.marker = Path(marker)
+        self.calls = 0
+
+    def forward(self, x_t, timesteps):
+        self.calls += self.training
+        if self.calls == 25 and not self.marker.exists():
+            raise RuntimeError("out of memory, say")
+        return self.linear(x_t.flatten(1)).view_as(x_t)
+
+
+class DivergesForItsSecondSeed(nn.Module):
+    """Which seed it has, it tells from the first random weight; both seeds are given."""
+
+    def __init__(self, sample_shape):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        self.is_second = torch.initial_seed() == 1
+
+    def forward(self, x_t, timesteps):
+        poison = math.nan if self.is_second else 0.0
+        return self.linear(x_t.flatten(1)).view_as(x_t) + poison

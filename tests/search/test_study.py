@@ -101,12 +101,15 @@ def test_a_study_is_extended_by_asking_for_more_trials_and_seeds(tiny_study):
 def test_a_second_driver_of_the_same_study_is_refused(tiny_study):
     study = tiny_study(trials=1)
 
+    leftover = study.path / "reports" / ".half-written.tmp"
+
     class Intruder(StudyObserver):
         refused = None
 
         def on_trial_start(self, trial):
+            leftover.touch()
             try:
-                run_study(study)
+                run_study(tiny_study(trials=9))
             except EnvironmentProblem as error:
                 self.refused = error
 
@@ -114,6 +117,8 @@ def test_a_second_driver_of_the_same_study_is_refused(tiny_study):
     result = run_study(study, observer=intruder)
 
     assert "another process is running this study" in str(intruder.refused)
+    assert leftover.exists()  # it has touched nothing
+    assert result.results.study["trials"] == 1
     assert result.results.trials.outcome.tolist() == ["completed"]
 
 
@@ -135,12 +140,18 @@ def test_nan_is_a_result_in_the_files_and_a_finite_constraint_in_optuna(tiny_stu
 
 
 def test_replicates_are_counted_not_averaged(tiny_study):
-    result = run_study(tiny_study(trials=2, seeds=2, resources={"workers": 2}))
+    """One of two seeds diverges: the setting is not stable, and Optuna hears of it once."""
+    trainer = {"model": {"name": f"{MODELS}:DivergesForItsSecondSeed"}, "learning_rate": 3e-3}
+    result = run_study(tiny_study(trials=2, seeds=2, trainer=trainer, resources={"workers": 2}))
+    trials = result.results.trials
 
-    assert result.results.trials.trial_id.tolist() == ["0000-0", "0000-1", "0001-0", "0001-1"]
-    assert result.results.trials.params_learning_rate.nunique() == 2
-    assert len(optuna_study(result.path).trials) == 2
-    assert result.recommendation.num_seeds == 2
+    assert trials.trial_id.tolist() == ["0000-0", "0000-1", "0001-0", "0001-1"]
+    assert trials.outcome.tolist() == ["completed", "diverged"] * 2
+    assert trials.params_learning_rate.nunique() == 2
+    assert result.recommendation.params is None
+    told = optuna_study(result.path).trials
+    assert len(told) == 2
+    assert all(0 < t.constraints["instability"] < 1 for t in told)
 
 
 def test_trials_behind_in_rank_are_stopped_and_pruned_in_optuna(tiny_study):
@@ -189,8 +200,49 @@ def test_a_model_that_cannot_be_built_ends_the_study_with_its_own_error(tiny_stu
     with pytest.raises(StudyAborted, match="this model cannot be built"):
         run_study(study)
 
-    # It was the code's fault: Optuna learns nothing, and the next run tries again.
+    # It was the code's fault: Optuna learns nothing of it.
     assert {t.state.name for t in optuna_study(study.path).trials} <= {"FAIL"}
+
+
+def test_a_trial_whose_code_raises_is_failed_with_its_reports_and_tried_again(
+    tiny_study, tmp_path
+):
+    marker = tmp_path / "mended"
+    model = {"name": f"{MODELS}:RaisesOnce", "marker": str(marker)}
+    study = tiny_study(trials=2, trainer={"model": model})
+    failed = run_study(study)
+
+    assert failed.results.trials.outcome.tolist() == ["failed", "failed"]
+    assert failed.results.reports.step.tolist() == [10, 20] * 2
+    assert "out of memory" in failed.results.trials.reason[0]
+    assert not failed.results.trials.is_unstable.any()
+    assert [t.state.name for t in optuna_study(study.path).trials] == ["FAIL"] * 2
+
+    marker.touch()
+    mended = run_study(study)
+
+    assert mended.results.trials.outcome.tolist() == ["completed", "completed"]
+    assert not mended.interrupted
+    assert mended.results.trials.params_learning_rate.equals(
+        failed.results.trials.params_learning_rate
+    )
+
+
+def test_an_extended_study_ranks_against_the_trials_of_its_first_part(tiny_study):
+    """ASHA's rungs are rebuilt from the files: the whole is as if it had run through."""
+    asha = {
+        "scheduler": {"inner": "asha", "grace_fraction": 0.33, "reduction_factor": 2},
+        "searcher": {"name": "random", "seed": 3},
+        "space": {"learning_rate": {"choice": [1e-2, 3e-3, 1e-3]}},
+    }
+    run_study(tiny_study(trials=3, **asha))
+    extended = run_study(tiny_study(trials=6, **asha))
+    whole = run_study(tiny_study(trials=6, name="whole", **asha))
+
+    assert "stopped" in set(whole.results.trials.outcome)
+    pd.testing.assert_frame_equal(
+        comparable(extended).drop(columns="study"), comparable(whole).drop(columns="study")
+    )
 
 
 def test_another_study_of_the_same_name_is_refused_and_kept(tiny_study):

@@ -65,6 +65,28 @@ def test_first_nonfinite_step_and_its_bins(losses, norms, step, bins):
     assert window.first_nonfinite_bins == bins
 
 
+def test_steps_whose_norm_was_not_looked_at_are_left_out():
+    telemetry = Telemetry(BIN_EDGES)
+    one = torch.tensor(1.0)
+    telemetry.observe(torch.tensor([1.0]), ClipRecord(torch.tensor(5.0), one))
+    telemetry.observe(torch.tensor([2.0]), None)
+    telemetry.observe(torch.tensor([3.0]), ClipRecord(torch.tensor(math.inf), one))
+    window = telemetry.read(torch.tensor([[0], [0], [0]]))
+
+    assert window.grad_norm.tolist() == [5.0, math.inf]
+    assert window.batch_loss.tolist() == [1.0, 2.0, 3.0]
+    assert (window.nonfinite_steps, window.first_nonfinite_step) == (1, 2)
+
+
+def test_a_window_without_norms_still_has_losses():
+    telemetry = Telemetry(BIN_EDGES)
+    telemetry.observe(torch.tensor([1.0, 3.0]), None)
+    window = telemetry.read(torch.tensor([[0, 9]]))
+
+    assert window.batch_loss.tolist() == [2.0]
+    assert len(window.grad_norm) == 0
+
+
 def test_reading_forgets_the_window():
     telemetry = Telemetry(BIN_EDGES)
     clip = ClipRecord(torch.tensor(1.0), torch.tensor(1.0))

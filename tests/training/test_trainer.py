@@ -128,6 +128,16 @@ def test_last_window_may_be_shorter():
     assert sum(reports[-1].bin_count) == 5 * 16
 
 
+def test_unclipped_norms_are_those_of_every_eighth_step():
+    """The trajectory is that of a clip which never acts; only fewer norms are looked at."""
+    unclipped = run(Trainer(spec(max_grad_norm=None), 0))
+    loose = run(Trainer(spec(max_grad_norm=1e9), 0))
+
+    assert [r.loss for r in unclipped] == [r.loss for r in loose]
+    assert all(a.grad_norm_max <= b.grad_norm_max for a, b in zip(unclipped, loose, strict=True))
+    assert all(r.clip_rate == 0.0 and r.clip_coef_mean == 1.0 for r in unclipped)
+
+
 def test_without_ema_both_evaluations_are_the_raw_one():
     evaluation = Trainer(spec(ema_decay=None), 0).evaluate()
 
