@@ -301,7 +301,7 @@ class Edge:
     learning_rate_high: float
     """95% quantile of lr50."""
     learning_rate_safe: float
-    """lr05: posterior median of the learning rate at which P(unstable) = 0.05."""
+    """lr05: the learning rate at which P(unstable), averaged over the posterior, is 0.05."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

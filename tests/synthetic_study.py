@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,30 @@ def draw(trials: int = 32, seeds: int = 1, seed: int = 0) -> list[TrialRecord]:
     return records
 
 
+def never_learning_above(
+    records: Iterable[TrialRecord], *, gated: bool, octaves: float = 1.0
+) -> list[TrialRecord]:
+    """The same, but far above the edge networks are dead from their first step.
+
+    Such a trial is labelled as one that is too timid; without the gate it trains to the end.
+    """
+    changed = []
+    for item in records:
+        beyond = math.log2(item.params["learning_rate"] / edge(item.params["max_grad_norm"]))
+        if item.is_unstable and beyond > octaves:
+            changes = {"symptom": str(Symptom.NOT_LEARNING), "outcome": Outcome.STOPPED}
+            if not gated:
+                changes |= {
+                    "outcome": Outcome.COMPLETED,
+                    "stopped_by": StoppedBy.NOBODY,
+                    "steps": STEPS,
+                    "score": CONSTANT_SCORE,
+                }
+            item = replace(item, **changes)
+        changed.append(item)
+    return changed
+
+
 def reports_of(trial: TrialRecord) -> tuple[Report, ...]:
     """Plausible reports, one with every kind of value that JSON and Parquet may spoil."""
     reports = []
@@ -251,10 +276,11 @@ def write(
     space: dict[str, object] | None = None,
     *,
     with_tables: bool = False,
+    **study_fields: object,
 ) -> Path:
     """The study's folder, as a run would leave it."""
     store = StudyStore(path)
-    study = {"name": path.name, "space": SPACE if space is None else space}
+    study = {"name": path.name, "space": SPACE if space is None else space, **study_fields}
     store.create(study, fingerprint="synthetic")
     records = list(records)
     if with_tables:

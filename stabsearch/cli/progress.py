@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -17,10 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stabsearch.recommend.words import number, params_text
 from stabsearch.records import (
     Outcome,
-    Params,
-    ParamValue,
     Recommendation,
     Report,
     StoppedBy,
@@ -339,7 +337,7 @@ def _one_line(text: str, style: str = "") -> Text:
 
 
 # ------------------------------------------------------------------------------------------------
-# Words and numbers
+# Words
 
 
 def trial_line(record: TrialRecord) -> str:
@@ -372,25 +370,6 @@ def _ending(record: TrialRecord) -> str:
     if label == "unstable":
         return f"UNSTABLE{score}{why}"
     return f"{record.outcome.value.upper()}{why}"
-
-
-def params_text(params: Params) -> str:
-    """``learning_rate=2.1e-03 max_grad_norm=1``"""
-    return " ".join(f"{name}={value_text(value)}" for name, value in params.items())
-
-
-def value_text(value: ParamValue) -> str:
-    """A sampled value, short, spelled as in a study file."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return number(value) if isinstance(value, float) else str(value)
-
-
-def number(value: float) -> str:
-    """Three digits, or two with an exponent where the value is far from 1."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    return f"{value:.3g}" if 0.01 <= abs(value) < 10_000 else f"{value:.1e}"
 
 
 def clock_time(seconds: float) -> str:

@@ -19,8 +19,9 @@ from stabsearch.cli.conventions import (
     other_command,
     short,
 )
-from stabsearch.cli.progress import params_text, progress_for
+from stabsearch.cli.progress import progress_for
 from stabsearch.errors import EnvironmentProblem, ExitCode, ResultsError, SpecError
+from stabsearch.recommend.words import params_text
 from stabsearch.references import check_references
 from stabsearch.spec import StudySpec
 from stabsearch.spec_file import dump_study, json_schema, load_study, starter_file

@@ -9,19 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, PLATEAU_SCORE_RATIO
 from stabsearch.recommend.space import LEARNING_RATE
-from stabsearch.records import Edge, Params, ParamValue, Recommendation, Symptom
+from stabsearch.recommend.words import count, number, percent, symptom_words
+from stabsearch.records import Params, ParamValue, Recommendation, Symptom
 
 LABEL_WIDTH = 16
-
-SYMPTOM_WORDS = {
-    Symptom.NON_FINITE: "turned NaN or infinite",
-    Symptom.LOST_PROGRESS: "lost progress",
-    Symptom.WORSE_THAN_TRIVIAL: "worse than a constant prediction",
-    Symptom.CATASTROPHIC_EXCURSION: "catastrophic excursion",
-    Symptom.NOT_LEARNING: "did not learn",
-}
-"""Every symptom as the end of "the trial ..."; figures use the same words."""
 
 
 def describe(recommendation: Recommendation, trials: pd.DataFrame | None = None) -> str:
@@ -30,10 +23,11 @@ def describe(recommendation: Recommendation, trials: pd.DataFrame | None = None)
     ``trials`` (``Results.trials``) adds why the other settings failed, and what pruning saved.
     """
     lines: list[tuple[str, str]] = [("RECOMMENDED", _recommended(recommendation))]
-    lines += _stable_region(recommendation)
+    lines += _margin(recommendation)
+    lines += _intervals(recommendation)
     lines += _edge(recommendation)
     if trials is not None:
-        lines += [("WHY OTHERS FAIL", text) for text in _failures(trials)]
+        lines += [("WHY OTHERS FAIL", text) for text in _failures(recommendation, trials)]
     lines += _tuner(recommendation)
     lines += _pruning(recommendation, trials)
     lines += [("NOTES", note) for note in recommendation.notes]
@@ -45,91 +39,95 @@ def to_json(recommendation: Recommendation) -> dict[str, Any]:
     return {name: _finite(value) for name, value in asdict(recommendation).items()}
 
 
-def rate(value: float) -> str:
-    """A learning rate: ``2.4e-04``, ``1e-02``."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{exponent}"
-
-
-def number(value: ParamValue) -> str:
-    """``0.25``, ``1.0``, ``52``, and like a rate if tiny or huge; null is ``none``."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool | str | int):
-        return str(value)
-    if value != 0 and not 1e-2 <= abs(value) < 1e4:
-        return rate(value)
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return text if "." in text or abs(value) >= 10 else f"{text}.0"
-
-
-def param_text(name: str, value: ParamValue) -> str:
-    """A parameter's value, learning rates always with an exponent."""
-    is_rate = name == LEARNING_RATE and isinstance(value, int | float)
-    return rate(float(value)) if is_rate and value else number(value)
-
-
-def symptom_words(symptom: str) -> str:
-    """A symptom as it is stored, in words."""
-    known = {member.value: words for member, words in SYMPTOM_WORDS.items()}
-    return known.get(symptom, symptom.replace("_", " ") or "ended badly")
-
-
 # --- the lines --------------------------------------------------------------------------------
 
 
 def _recommended(answer: Recommendation) -> str:
     if answer.params is None:
         return "nothing: no setting was stable"
-    seeds = f"stable in {answer.num_stable_seeds} of {answer.num_seeds} seeds"
-    seeds = seeds.removesuffix("s") if answer.num_seeds == 1 else seeds
-    score = f", score {answer.score:.3g}" if answer.score is not None else ""
+    seeds = f"stable in {answer.num_stable_seeds} of {count(answer.num_seeds, 'seed')}"
+    unfinished = answer.num_seeds - answer.num_stable_seeds - answer.num_failed_seeds
+    missing = [(answer.num_failed_seeds, "failed"), (unfinished, "not finished")]
+    words = ", ".join(f"{number_of} {what}" for number_of, what in missing if number_of > 0)
+    seeds += f" ({words})" if words else ""
+    score = f", score {number(answer.score)}" if answer.score is not None else ""
     return f"{_setting(answer.params)}     {seeds}{score} (trial {answer.trial_id})"
 
 
-def _stable_region(answer: Recommendation) -> Iterator[tuple[str, str]]:
-    if answer.region_low is None or answer.region_high is None or answer.params is None:
+def _margin(answer: Recommendation) -> Iterator[tuple[str, str]]:
+    if answer.margin_octaves is None or answer.edge is None:
         return
-    interval = f"{LEARNING_RATE} {rate(answer.region_low)} .. {rate(answer.region_high)}"
-    yield "STABLE REGION", interval + _elsewhere(answer.params)
+    text = f"{_distance(answer.margin_octaves)} {LEARNING_RATE} "
+    text += f"{number(answer.edge.learning_rate_safe)}, where 5% of runs fail"
+    if answer.margin_octaves < 0:
+        text = f"none: {text}"
+    if answer.p_unstable is not None and answer.p_unstable_doubled is not None:
+        text += (
+            f"; P(unstable) {percent(answer.p_unstable)} here, "
+            f"{percent(answer.p_unstable_doubled)} at twice the rate"
+        )
+    yield "MARGIN", text
+
+
+def _intervals(answer: Recommendation) -> Iterator[tuple[str, str]]:
+    if answer.params is None:
+        return
+    if answer.region_low is not None and answer.region_high is not None:
+        rates = f"{LEARNING_RATE} {number(answer.region_low)} .. {number(answer.region_high)}"
+        why = (
+            f"at most {MAX_FAILURE_PROBABILITY:.0%} of runs fail"
+            if answer.edge
+            else "where trials were stable"
+        )
+        yield "STABLE REGION", f"{rates}{_elsewhere(answer.params)} ({why})"
+    if answer.plateau_low is not None and answer.plateau_high is not None:
+        rates = f"{LEARNING_RATE} {number(answer.plateau_low)} .. {number(answer.plateau_high)}"
+        within = f"within {PLATEAU_SCORE_RATIO - 1:.0%}"
+        yield "NEARLY AS GOOD", f"{rates} (predicted score {within})"
 
 
 def _edge(answer: Recommendation) -> Iterator[tuple[str, str]]:
-    if answer.edge is None or answer.params is None:
+    if answer.edge is None:
         return
-    text = f"{LEARNING_RATE} {rate(answer.edge.learning_rate)} ({_interval(answer.edge)})"
-    if answer.margin_octaves is not None:
-        side = "above" if answer.margin_octaves >= 0 else "BELOW"
-        ratio = 2.0 ** abs(answer.margin_octaves)
-        text += (
-            f": {abs(answer.margin_octaves):.1f} octaves (x{ratio:.1f}) {side} the recommendation"
-        )
-    yield "EDGE", text
+    low, high = answer.edge.learning_rate_low, answer.edge.learning_rate_high
+    text = (
+        f"{LEARNING_RATE} {number(answer.edge.learning_rate)}: half of the runs fail "
+        f"(90% interval {number(low)} .. {number(high)})"
+    )
     if answer.edge_trial_ids:
         plural = "s" * (len(answer.edge_trial_ids) > 1)
-        yield "", f"marked by the unstable trial{plural} {', '.join(answer.edge_trial_ids)}"
-
-
-def _interval(edge: Edge) -> str:
-    return (
-        f"90% interval {rate(edge.learning_rate_low)} .. {rate(edge.learning_rate_high)}; "
-        f"5% of runs fail at {rate(edge.learning_rate_safe)}"
-    )
+        text += f"; nearest unstable trial{plural} {', '.join(answer.edge_trial_ids)}"
+    yield "EDGE", text
 
 
 def _tuner(answer: Recommendation) -> Iterator[tuple[str, str]]:
-    if answer.best_trial_id is None or answer.best_score is None:
+    if answer.best_trial_id is None or answer.best_params is None:
         return
     if answer.best_trial_id == answer.trial_id:
-        yield "A TUNER WOULD", "pick the same: it also has the best score"
+        yield "A TUNER WOULD", "pick the same: of all completed trials it has the best score"
         return
-    text = f"pick trial {answer.best_trial_id} for its score {answer.best_score:.3g}"
-    if answer.best_worst_score is not None and answer.worst_score is not None:
-        text += (
-            f": within one octave of it the score reaches {answer.best_worst_score:.3g}, "
-            f"within one octave of ours {answer.worst_score:.3g}"
-        )
+    verdict = "stable" if answer.best_is_stable else "NOT stable"
+    text = (
+        f"pick trial {answer.best_trial_id}, {_setting(answer.best_params)}, for its score "
+        f"{number(answer.best_score)}: {verdict}"
+    )
+    if answer.best_margin_octaves is not None:
+        text += f", {_distance(answer.best_margin_octaves)} where 5% of runs fail"
     yield "A TUNER WOULD", text
+    if answer.best_worst_score is not None:
+        text = f"{number(answer.best_worst_score)} around the tuner's"
+        if answer.worst_score is not None:
+            text = f"{number(answer.worst_score)} around ours, {text}"
+        yield "", f"predicted worst score within one octave: {text}"
+    if answer.price_of_safety is not None:
+        price = answer.price_of_safety
+        shown = f"{price:.1%}" if price < 0.1 else f"{price:.0%}"
+        yield "PRICE OF SAFETY", f"a score {shown} above the tuner's"
+
+
+def _distance(octaves: float) -> str:
+    side = "below" if octaves >= 0 else "ABOVE"
+    return f"{abs(octaves):.1f} octaves (x{2.0 ** abs(octaves):.1f}) {side}"
 
 
 def _pruning(answer: Recommendation, trials: pd.DataFrame | None) -> Iterator[tuple[str, str]]:
@@ -146,18 +144,23 @@ def _pruning(answer: Recommendation, trials: pd.DataFrame | None) -> Iterator[tu
     )
 
 
-def _failures(trials: pd.DataFrame) -> Iterator[str]:
+def _failures(answer: Recommendation, trials: pd.DataFrame) -> Iterator[str]:
     """One line per symptom, the most frequent first, and one for each other way to end."""
-    bad = trials[trials["is_unstable"] | (trials["symptom"] == Symptom.NOT_LEARNING.value)]
-    for symptom in bad["symptom"].value_counts().index:
-        group = bad[bad["symptom"] == symptom]
-        yield f"{symptom_words(symptom)}: {_count(len(group))}{_rates(group)}{_timesteps(group)}"
+    is_unstable = trials["trial_id"].isin(answer.unstable_trial_ids)
+    is_failed = trials["outcome"] == "failed"
+    bad = trials[is_unstable | (~is_failed & (trials["symptom"] == Symptom.NOT_LEARNING.value))]
+    why = [
+        symptom_words(symptom, is_unstable=unstable)
+        for symptom, unstable in zip(bad["symptom"], is_unstable[bad.index], strict=True)
+    ]
+    groups = [(words, group) for words, group in bad.groupby(why)]
+    for words, group in sorted(groups, key=lambda item: (-len(item[1]), item[0])):
+        yield f"{words}: {count(len(group), 'trial')}{_rates(group)}{_timesteps(group)}"
     by_rank = int((trials["stopped_by"] == "rank").sum())
     if by_rank:
-        yield f"stopped because others were ahead: {_count(by_rank)}"
-    failed = int((trials["outcome"] == "failed").sum())
-    if failed:
-        yield f"failed, which is not the setting's fault: {_count(failed)}"
+        yield f"stopped because others were ahead: {count(by_rank, 'trial')}"
+    if is_failed.any():
+        yield f"failed, which is not the setting's fault: {count(int(is_failed.sum()), 'trial')}"
 
 
 def _rates(group: pd.DataFrame) -> str:
@@ -165,7 +168,7 @@ def _rates(group: pd.DataFrame) -> str:
     if column not in group:
         return ""
     rates = group[column].astype(float)
-    low, high = rate(float(rates.min())), rate(float(rates.max()))
+    low, high = number(float(rates.min())), number(float(rates.max()))
     return f", {LEARNING_RATE} {low}" + (f" .. {high}" if high != low else "")
 
 
@@ -193,7 +196,7 @@ def _labelled(lines: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _setting(params: Params) -> str:
-    return "  ".join(f"{name} {param_text(name, value)}" for name, value in _ordered(params))
+    return "  ".join(f"{name} {number(value)}" for name, value in _ordered(params))
 
 
 def _ordered(params: Params) -> list[tuple[str, ParamValue]]:
@@ -204,10 +207,6 @@ def _ordered(params: Params) -> list[tuple[str, ParamValue]]:
 def _elsewhere(params: Params) -> str:
     others = {name: value for name, value in params.items() if name != LEARNING_RATE}
     return f" at {_setting(others)}" if others else ""
-
-
-def _count(trials: int) -> str:
-    return "1 trial" if trials == 1 else f"{trials} trials"
 
 
 def _finite(value: Any) -> Any:

@@ -5,65 +5,78 @@
 with c = min(log2 clip, log2 of 4 x the typical gradient norm), minus its maximum over the trials:
 a threshold above the gradients is no clipping, so there the edge no longer moves. The priors are
 wide (intercept: sd 4 octaves around the middle of the searched range; log slope: sd 0.8 around
-log 3; tilt: sd 0.4 around 0), the posterior is a sum over a grid: no sampling, no iteration.
+log 3; tilt: sd 0.4 around 0). The posterior is a sum over points that fill the box of the three
+parameters evenly, zoomed in on where the weight is: no sampling, and no two points share a value,
+so that quantiles are smooth in clip.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from stabsearch.recommend.evidence import out_of_order
 from stabsearch.recommend.space import (
-    LEARNING_RATE,
     MAX_GRAD_NORM,
     Axis,
     Floats,
     gradient_ceiling,
+    learning_rate_of,
 )
-from stabsearch.records import Edge, Outcome, Params, TrialRecord
+from stabsearch.records import Edge, Params, TrialRecord
 
-MIN_BUDGET_SHARE = 0.5
-"""A trial that ended early without diverging says "stable here" only if it went this far."""
+SAFE = 0.05
+"""The share of failing runs at ``Edge.learning_rate_safe``."""
+
+NUM_ZOOMS, POINTS_PER_ZOOM, NUM_POINTS, MAX_POINTS = 4, 2048, 32768, 8192
+
+NEGLIGIBLE = 10.0
+"""Points are left out whose log weight is this far below the largest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgePosterior:
-    """Grid posterior over intercept, slope and tilt; ``weights`` sums to 1."""
+    """Weighted points ``[k]`` of intercept, slope and tilt; ``weights`` sums to 1."""
 
     intercepts: Floats
     slopes: Floats
     tilts: Floats
     weights: Floats
-    """``[intercepts, slopes, tilts]``"""
     clip: ClipScale
+    out_of_order: tuple[str, ...]
+    """Unstable trials with stable ones clearly above them: signs that no such boundary exists."""
 
     def edge(self, params: Params) -> Edge:
         """The edge along the learning rate, all other parameters as in ``params``."""
-        c = self.clip.position(params)
-        half = self.intercepts[:, None, None] + self.tilts[None, None, :] * c
-        half = np.broadcast_to(half, self.weights.shape)
-        safe = half + _logit(0.05) / self.slopes[None, :, None]
+        half = self.intercepts + self.tilts * self.clip.position(params)
         low, middle, high = _quantiles(half, self.weights, (0.05, 0.5, 0.95))
-        (safe_middle,) = _quantiles(safe, self.weights, (0.5,))
         return Edge(
             learning_rate=2.0**middle,
             learning_rate_low=2.0**low,
             learning_rate_high=2.0**high,
-            learning_rate_safe=2.0**safe_middle,
+            learning_rate_safe=2.0 ** self._safe(half, middle),
         )
+
+    def _safe(self, half: Floats, middle: float) -> float:
+        """log2 of the learning rate at which P(unstable), as ``probability`` has it, is SAFE."""
+        low, high = middle - 16.0, middle
+        for _ in range(18):  # to 1e-4 octaves
+            tried = (low + high) / 2
+            if float(_sigmoid(self.slopes * (tried - half)) @ self.weights) > SAFE:
+                high = tried
+            else:
+                low = tried
+        return low
 
     def probability(self, learning_rates: Floats, params: Params) -> Floats:
         """P(unstable) at each of ``learning_rates[n]``, averaged over the posterior."""
-        c = self.clip.position(params)
-        half = self.intercepts[:, None, None] + self.tilts[None, None, :] * c
-        result = [
-            float((self.weights * _sigmoid(self.slopes[None, :, None] * (lr - half))).sum())
-            for lr in np.log2(learning_rates)
-        ]
-        return np.array(result, dtype=np.float64)
+        half = self.intercepts + self.tilts * self.clip.position(params)
+        logits = self.slopes * (np.log2(learning_rates)[:, None] - half)
+        result: Floats = _sigmoid(logits) @ self.weights
+        return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,62 +99,49 @@ class ClipScale:
         return min(clip, self.highest) - self.highest
 
 
-def evidence(record: TrialRecord) -> bool | None:
-    """True beyond the edge, False within it, None if the trial cannot tell.
+def fit_edge(
+    records: Sequence[TrialRecord], told: Mapping[str, bool | None], learning_rate: Axis | None
+) -> EdgePosterior | None:
+    """The edge's posterior; None unless both sides of it were seen along a searched rate.
 
-    Stopped by rank, not learning, or still running: evidence of stability once half of the budget
-    passed without divergence. Failed trials say nothing: the machine failed, not the setting.
+    ``told`` is the evidence of every trial, by its id.
     """
-    if record.outcome is Outcome.FAILED:
-        return None
-    if record.is_unstable:
-        return True
-    is_long = record.steps >= MIN_BUDGET_SHARE * record.max_train_steps
-    return False if record.outcome is Outcome.COMPLETED or is_long else None
-
-
-def fit_edge(records: Sequence[TrialRecord], learning_rate: Axis | None) -> EdgePosterior | None:
-    """The edge's posterior; None unless both sides of it were seen along a searched rate."""
     if learning_rate is None:
         return None
-    known = [(record, told) for record in records if (told := evidence(record)) is not None]
-    if not any(told for _, told in known) or all(told for _, told in known):
+    known = [record for record in records if told[record.trial_id] is not None]
+    unstable = np.array([bool(told[record.trial_id]) for record in known], dtype=bool)
+    if not unstable.any() or unstable.all():
         return None
-    clip = _clip_scale([record for record, _ in known])
-    rates = [float(record.params[LEARNING_RATE] or 0.0) for record, _ in known]
-    log_rates = np.log2(np.array(rates, dtype=np.float64))
-    cs = np.array([clip.position(record.params) for record, _ in known])
-    unstable = np.array([told for _, told in known], dtype=bool)
+    clip = _clip_scale(known)
+    log_rates = np.log2(np.array([learning_rate_of(r.params) for r in known], dtype=np.float64))
+    cs = np.array([clip.position(record.params) for record in known], dtype=np.float64)
 
-    low, high = math.log2(learning_rate.low), math.log2(learning_rate.high)
-    middle = (low + high) / 2
-    intercepts = np.linspace(low - 6, high + 6, 81)
-    log_slopes = np.linspace(math.log(3) - 2.0, math.log(3) + 2.0, 12)
-    tilts = np.linspace(-1.0, 1.0, 9) if np.ptp(cs) > 0 else np.zeros(1)
+    middle = (math.log2(learning_rate.low) + math.log2(learning_rate.high)) / 2
+    reach = (math.log2(learning_rate.high) - math.log2(learning_rate.low)) / 2 + 6
+    has_tilt = bool(np.ptp(cs) > 0)
+    centre = np.array([middle, math.log(3), 0.0])
+    spread = np.array([4.0, 0.8, 0.4])  # standard deviations of the prior
+    width = np.array([reach, 2.0, 1.0 if has_tilt else 0.0])
 
-    def weigh() -> Floats:
-        log_weights = _log_likelihood(
-            intercepts, np.exp(log_slopes), tilts, log_rates, cs, unstable
-        )
-        log_weights += -0.5 * ((intercepts[:, None, None] - middle) / 4.0) ** 2
-        log_weights += -0.5 * ((log_slopes[None, :, None] - math.log(3)) / 0.8) ** 2
-        log_weights += -0.5 * (tilts[None, None, :] / 0.4) ** 2
-        weights: Floats = np.exp(log_weights - log_weights.max())
-        weights /= weights.sum()
-        return weights
+    def weigh(points: Floats) -> Floats:
+        intercepts, log_slopes, tilts = points.T
+        slopes, surprise = np.exp(log_slopes), np.zeros(len(points))
+        for log_rate, c, failed in zip(log_rates, cs, unstable, strict=True):
+            logits = slopes * (log_rate - intercepts - tilts * c)
+            surprise += np.logaddexp(0.0, -logits if failed else logits)
+        log_weights: Floats = -surprise - 0.5 * (((points - centre) / spread) ** 2).sum(axis=1)
+        return log_weights
 
-    # Once over everything that the priors allow, once over where the weight was found: with many
-    # trials the posterior is narrower than the steps of the first grid.
-    weights = weigh()
-    intercepts = _narrowed(intercepts, weights.sum(axis=(1, 2)))
-    log_slopes = _narrowed(log_slopes, weights.sum(axis=(0, 2)))
-    tilts = _narrowed(tilts, weights.sum(axis=(0, 1)))
+    points, weights = _weighted_points(weigh, centre - width, centre + width)
+    tilt = float(points[:, 2] @ weights)
+    odd = out_of_order(log_rates - tilt * cs, unstable)
     return EdgePosterior(
-        intercepts=intercepts,
-        slopes=np.exp(log_slopes),
-        tilts=tilts,
-        weights=weigh(),
+        intercepts=points[:, 0],
+        slopes=np.exp(points[:, 1]),
+        tilts=points[:, 2],
+        weights=weights,
         clip=clip,
+        out_of_order=tuple(r.trial_id for r, is_odd in zip(known, odd, strict=True) if is_odd),
     )
 
 
@@ -161,41 +161,43 @@ def _clip_scale(records: Sequence[TrialRecord]) -> ClipScale:
     return ClipScale(ceiling=log_ceiling, highest=min(highest, log_ceiling), is_searched=True)
 
 
-def _log_likelihood(
-    intercepts: Floats,
-    slopes: Floats,
-    tilts: Floats,
-    log_rates: Floats,
-    cs: Floats,
-    unstable: Floats,
-) -> Floats:
-    total = np.zeros((len(intercepts), len(slopes), len(tilts)))
-    for log_rate, c, failed in zip(log_rates, cs, unstable, strict=True):
-        half = intercepts[:, None, None] + tilts[None, None, :] * c
-        logit = slopes[None, :, None] * (log_rate - half)
-        total -= np.logaddexp(0.0, -logit if failed else logit)
-    return total
+def _weighted_points(
+    weigh: Callable[[Floats], Floats], lowest: Floats, highest: Floats
+) -> tuple[Floats, Floats]:
+    """Points ``[k, 3]`` between ``lowest[3]`` and ``highest[3]``, and weights that sum to 1.
+
+    ``weigh`` gives the log weights of points.
+    """
+    low, high = lowest, highest
+    for _ in range(NUM_ZOOMS):
+        points = low + (high - low) * _evenly(POINTS_PER_ZOOM)
+        log_weights = weigh(points)
+        # With many trials few points lie near the peak: the best hundred show where it is.
+        bar = min(log_weights.max() - NEGLIGIBLE, np.sort(log_weights)[-100])
+        kept, step = points[log_weights >= bar], (high - low) / POINTS_PER_ZOOM ** (1 / 3)
+        low = np.maximum(kept.min(axis=0) - step, lowest)
+        high = np.minimum(kept.max(axis=0) + step, highest)
+    points = low + (high - low) * _evenly(NUM_POINTS)
+    log_weights = weigh(points)
+    # With few trials nearly all have weight; the first of them fill the box evenly, too.
+    kept_points = np.flatnonzero(log_weights > log_weights.max() - NEGLIGIBLE)[:MAX_POINTS]
+    weights = np.exp(log_weights[kept_points] - log_weights.max())
+    return points[kept_points], weights / weights.sum()
 
 
-def _narrowed(grid: Floats, marginal: Floats) -> Floats:
-    """As many steps over the part of ``grid`` that holds all but 1e-5 of the weight."""
-    if len(grid) == 1:
-        return grid
-    cumulative = np.cumsum(marginal)
-    first = max(int(np.searchsorted(cumulative, 1e-5)) - 1, 0)
-    last = min(int(np.searchsorted(cumulative, 1 - 1e-5)) + 1, len(grid) - 1)
-    return np.linspace(grid[first], grid[last], len(grid))
+def _evenly(count: int) -> Floats:
+    """Points ``[count, 3]`` that fill the unit cube evenly: the additive sequence of powers of
+    1/g with g^4 = g + 1, the golden ratio's relative in three dimensions."""
+    g = 1.2207440846057596
+    points: Floats = (0.5 + np.arange(count)[:, None] / g ** np.arange(1, 4)) % 1.0
+    return points
 
 
 def _quantiles(values: Floats, weights: Floats, shares: tuple[float, ...]) -> list[float]:
-    flat = values.ravel()
-    order = np.argsort(flat)
-    cumulative = np.cumsum(weights.ravel()[order])
-    return [float(np.interp(share, cumulative, flat[order])) for share in shares]
-
-
-def _logit(probability: float) -> float:
-    return math.log(probability / (1 - probability))
+    order = np.argsort(values)
+    sorted_weights = weights[order]
+    below = np.cumsum(sorted_weights) - sorted_weights / 2
+    return [float(np.interp(share, below, values[order])) for share in shares]
 
 
 def _sigmoid(x: Floats) -> Floats:

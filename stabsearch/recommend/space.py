@@ -15,6 +15,9 @@ from stabsearch.records import Params, ParamValue, TrialRecord
 LEARNING_RATE = "learning_rate"
 MAX_GRAD_NORM = "max_grad_norm"
 
+CLIP_REACH = 4.0
+"""Gradients are hardly ever this many times their median (outside a failure)."""
+
 Floats = NDArray[np.float64]
 
 
@@ -62,8 +65,13 @@ class SearchSpace:
         return tuple(params[name] for name in self.categories)
 
 
+def learning_rate_of(params: Params) -> float:
+    """NaN where it was not searched."""
+    return float(params.get(LEARNING_RATE) or math.nan)
+
+
 def gradient_ceiling(records: Iterable[TrialRecord]) -> float | None:
-    """4 x the typical gradient norm: a clip threshold above it is no clipping at all.
+    """CLIP_REACH x the typical gradient norm: a clip threshold above it is no clipping at all.
 
     Stable trials speak for it where there are any: diverged networks have small gradients.
     """
@@ -71,7 +79,23 @@ def gradient_ceiling(records: Iterable[TrialRecord]) -> float | None:
     norms = [r.grad_norm_median for r in known if r.is_stable] or [
         r.grad_norm_median for r in known
     ]
-    return 4.0 * float(np.median(np.array(norms, dtype=np.float64))) if norms else None
+    return CLIP_REACH * float(np.median(np.array(norms, dtype=np.float64))) if norms else None
+
+
+def is_guarded(record: TrialRecord, max_grad_norm: ParamValue) -> bool:
+    """Whether clipping stood ready for the trial's large gradients, or acted on them."""
+    if record.clip_rate:
+        return True
+    if max_grad_norm is None or not record.grad_norm_median:
+        return False
+    return float(max_grad_norm) <= CLIP_REACH * record.grad_norm_median
+
+
+def field_value(study: Mapping[str, Any], params: Params, name: str) -> ParamValue:
+    """A trainer field in one setting: sampled, else the space's constant, else the trainer's."""
+    trainer: Mapping[str, Any] = study.get("trainer") or {}
+    value: ParamValue = ({**trainer, **study.get("space", {}), **params}).get(name)
+    return None if isinstance(value, Mapping) else value
 
 
 def search_space(study: Mapping[str, Any], records: Sequence[TrialRecord]) -> SearchSpace:

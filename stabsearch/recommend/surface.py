@@ -55,10 +55,16 @@ class Surface:
 
 
 def fit_surface(
-    space: SearchSpace, records: Sequence[TrialRecord], constant_score: float
+    space: SearchSpace,
+    records: Sequence[TrialRecord],
+    constant_score: float,
+    unstable: frozenset[str],
 ) -> Surface | None:
     """The surface through the usable ones of ``records``; None if they are too few."""
-    known = [(r, s) for r in records if (s := surface_score(r, constant_score)) is not None]
+    scores_of = (
+        surface_score(r, constant_score, is_unstable=r.trial_id in unstable) for r in records
+    )
+    known = [(r, s) for r, s in zip(records, scores_of, strict=True) if s is not None]
     if len(known) < MIN_TRIALS or not space.axes:
         return None
     points = space.points([record.params for record, _ in known])
@@ -68,13 +74,15 @@ def fit_surface(
     return Surface(space.axes, points, scores, constant_score)
 
 
-def surface_score(record: TrialRecord, constant_score: float) -> float | None:
+def surface_score(
+    record: TrialRecord, constant_score: float, *, is_unstable: bool
+) -> float | None:
     """The score by which a trial enters the surface; None if it must not enter.
 
     An unstable trial enters as a dead network. A trial that was stopped by rank, or still runs,
     has the score of a shorter training: it would bend the surface, so it stays out.
     """
-    if record.is_unstable:
+    if is_unstable:
         return constant_score
     never_moved = record.symptom == Symptom.NOT_LEARNING and record.stopped_by is StoppedBy.GATE
     if record.outcome is Outcome.COMPLETED or never_moved:
@@ -86,7 +94,11 @@ def surface_score(record: TrialRecord, constant_score: float) -> float | None:
 
 
 def constant_score_of(records: Sequence[TrialRecord]) -> float | None:
-    """What a dead network scores in this study; the worst measured score if no trial says."""
+    """What a dead network scores; the worst measured score if no trial says.
+
+    ``records`` share their categorical values: with epsilon-prediction it is 98 on the demo's
+    data, with v-prediction 1.4.
+    """
     said = [r.constant_score for r in records if r.constant_score is not None]
     if said:
         return float(np.median(np.array(said)))

@@ -23,9 +23,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
-from stabsearch.recommend.describe import param_text, symptom_words
-from stabsearch.recommend.pick import Landscape, landscapes_of
+from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM, Axis, Floats, search_space
+from stabsearch.recommend.words import number, symptom_words
 from stabsearch.records import Outcome, Params, Recommendation, Symptom, TrialRecord
 from stabsearch.results.frames import Results
 
@@ -41,11 +41,17 @@ SYMPTOM_MARKERS = {
     Symptom.WORSE_THAN_TRIVIAL.value: "v",
     Symptom.NON_FINITE.value: "P",
     Symptom.CATASTROPHIC_EXCURSION.value: "^",
+    Symptom.NOT_LEARNING.value: "s",
 }
 OTHER_SYMPTOM_MARKER = "d"
 
 MARKER: dict[str, Any] = {"s": 62, "linewidths": 1.0, "zorder": 4, "clip_on": False}
 
+SAFE_LINE: dict[str, Any] = {
+    "color": EDGE_INK, "linewidth": 1.3, "linestyle": (0, (4, 3)), "zorder": 2
+}  # fmt: skip
+EDGE_LABEL = "edge: half of the runs fail\n(band: 90% interval)"
+SAFE_LABEL = "5% of the runs fail"
 SCORE_LABEL = "score: held-out loss / best linear denoiser (lower is better)"
 
 
@@ -119,7 +125,7 @@ def _plane(results: Results, recommendation: Recommendation) -> _Plane:
             "parameters with `log_uniform`, `uniform`, `int` or a choice of numbers; the tables "
             f"are in {results.path / 'trials.parquet'}."
         )
-    landscapes = landscapes_of(space, records)
+    landscapes = landscapes_of(space, records, results.study)
     if recommendation.params is not None:
         base = recommendation.params
         landscape = landscapes[space.category(base)]
@@ -204,16 +210,20 @@ def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object,
     (line,) = axes.plot(
         [edge.learning_rate for edge in edges], values, color=EDGE_INK, linewidth=1.8, zorder=2
     )
-    return [((band, line), "edge: half of the runs fail\n(band: 90% interval)")]
+    (safe,) = axes.plot([edge.learning_rate_safe for edge in edges], values, **SAFE_LINE)
+    return [((band, line), EDGE_LABEL), (safe, SAFE_LABEL)]
 
 
 def _draw_trials(
     axes: Axes, plane: _Plane, norm: LogNorm, colours: Colormap
 ) -> list[tuple[object, str]]:
     handles: list[tuple[object, str]] = []
-    for kind, group in _kinds(plane.landscape.records).items():
+    for kind, group in _kinds(plane.landscape).items():
         xs = [_value(plane.x, record) for record in group]
-        ys = [_value(plane.y, record) if plane.y else _height(record, norm) for record in group]
+        ys = [
+            _value(plane.y, record) if plane.y else _height(plane, record, norm)
+            for record in group
+        ]
         if kind.is_scored:
             scores = [float(record.score or math.nan) for record in group]
             axes.scatter(
@@ -244,23 +254,25 @@ class _Kind:
     is_scored: bool = False
 
 
-def _kinds(records: Sequence[TrialRecord]) -> dict[_Kind, list[TrialRecord]]:
+def _kinds(landscape: Landscape) -> dict[_Kind, list[TrialRecord]]:
     """The trials by their look: stable, unstable by symptom, then the rest."""
     groups: dict[_Kind, list[TrialRecord]] = {}
-    for record in records:
-        groups.setdefault(_kind(record), []).append(record)
+    for record in landscape.records:
+        kind = _kind(record, is_unstable=landscape.is_unstable(record))
+        groups.setdefault(kind, []).append(record)
     order = sorted(groups, key=lambda kind: (not kind.is_scored, kind.face == "none", kind.words))
     return {kind: groups[kind] for kind in order}
 
 
-def _kind(record: TrialRecord) -> _Kind:
+def _kind(record: TrialRecord, *, is_unstable: bool) -> _Kind:
     if record.is_stable and record.score is not None:
         return _Kind(words="stable", marker="o", face="", is_scored=True)
-    if record.is_unstable:
+    if is_unstable:
         marker = SYMPTOM_MARKERS.get(record.symptom, OTHER_SYMPTOM_MARKER)
         return _Kind(words=f"unstable: {symptom_words(record.symptom)}", marker=marker, face=INK)
     if record.symptom == Symptom.NOT_LEARNING:
-        return _Kind(words=symptom_words(record.symptom), marker="s", face="none")
+        words = symptom_words(record.symptom, is_unstable=False)
+        return _Kind(words=words, marker="s", face="none")
     if record.outcome is Outcome.RUNNING:
         return _Kind(words="still running", marker="h", face="none")
     if record.outcome is Outcome.FAILED:
@@ -297,7 +309,8 @@ def _draw_line(
             zorder=1,
         )
         line = axes.axvline(edge.learning_rate, color=EDGE_INK, linewidth=1.8, zorder=2)
-        handles.append(((band, line), "edge: half of the runs fail\n(band: 90% interval)"))
+        safe = axes.axvline(edge.learning_rate_safe, **SAFE_LINE)
+        handles += [((band, line), EDGE_LABEL), (safe, SAFE_LABEL)]
     handles += _draw_pick(axes, plane, answer)
     axes.set_yscale("log")
     assert norm.vmin is not None
@@ -312,10 +325,10 @@ def _draw_line(
     return handles
 
 
-def _height(record: TrialRecord, norm: LogNorm) -> float:
+def _height(plane: _Plane, record: TrialRecord, norm: LogNorm) -> float:
     """Height in the line figure: an unstable trial stands where a dead network does."""
     assert norm.vmax is not None
-    if record.is_unstable or record.score is None:
+    if plane.landscape.is_unstable(record) or record.score is None:
         return float(norm.vmax)
     return min(record.score, float(norm.vmax))
 
@@ -351,7 +364,7 @@ def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[
     star = axes.scatter(
         [x], [y], marker="*", s=330, color=PICK_INK, edgecolors=INK, linewidths=1.4, zorder=6
     )
-    others = "\n".join(f"{name} {param_text(name, v)}" for name, v in answer.params.items())
+    others = "\n".join(f"{name} {number(v)}" for name, v in answer.params.items())
     handles.append((star, f"recommended\n{others}"))
     if plane.x.is_log or (plane.y is not None and plane.y.is_log):
         box = Patch(facecolor="none", edgecolor=INK, linestyle="--", linewidth=1.3)
@@ -398,7 +411,7 @@ def _scale(axes: Axes, which: str, axis: Axis) -> None:
             if not axis.null_value / near < t < axis.null_value * near
         ]
         ticks = [t for t, _ in kept] + [axis.null_value]
-        labels = [text for _, text in kept] + ["none"]
+        labels = [text for _, text in kept] + [number(None)]
     side.set_major_locator(FixedLocator(ticks))
     side.set_major_formatter(FuncFormatter(lambda _, index: labels[index or 0]))
     side.set_minor_formatter(NullFormatter())
@@ -460,13 +473,11 @@ def _title(results: Results, answer: Recommendation, plane: _Plane) -> str:
     """The study, its counts, and what the drawn trials have in common."""
     stable = sum(r.is_stable for r in plane.landscape.records)
     drawn = len(plane.landscape.records)
-    unstable = sum(r.is_unstable for r in plane.landscape.records)
+    unstable = len(plane.landscape.unstable)
     trials = f"{drawn} of {answer.num_trials}" if drawn < answer.num_trials else str(drawn)
     title = f"{results.name}: {trials} trials, {stable} stable, {unstable} unstable"
     drawn_names = {plane.x.name, plane.y.name if plane.y else ""}
     fixed = [
-        f"{name} {param_text(name, value)}"
-        for name, value in plane.base.items()
-        if name not in drawn_names
+        f"{name} {number(value)}" for name, value in plane.base.items() if name not in drawn_names
     ]
     return title + (f"\nat {', '.join(fixed)}" if fixed else "")

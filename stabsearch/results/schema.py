@@ -72,7 +72,12 @@ TRIALS: tuple[Column, ...] = (
         _BOOL,
         "Trained its whole budget, and nothing worse than a warning was said of it.",
     ),
-    Column("is_unstable", _BOOL, "Evidence that the setting lies beyond the stability edge."),
+    Column(
+        "is_unstable",
+        _BOOL,
+        "Evidence by itself that the setting lies beyond the stability edge. The recommendation "
+        "also counts a `not_learning` trial that has a stable one below its learning rate.",
+    ),
     Column(
         "stopped_by",
         _TEXT,

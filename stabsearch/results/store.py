@@ -123,8 +123,8 @@ class StudyStore:
 
     def _cannot_be_written(self, reason: str) -> EnvironmentProblem:
         return EnvironmentProblem(
-            f"The results cannot be written to {self.path}: {reason}. Choose a folder that you may "
-            "write to, with `storage:` in the study file or --storage DIR."
+            f"The results cannot be written to {self.path}: {reason}. Choose a folder that you "
+            "may write to, with `storage:` in the study file or --storage DIR."
         )
 
     def _write_study(self, study: dict[str, Any], fingerprint: str) -> None:
@@ -146,7 +146,7 @@ class StudyStore:
         try:
             content: dict[str, Any] = json.loads(path.read_text())
             content["study"]["name"], content["fingerprint"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise _not_a_study(self.path) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResultsError(
@@ -365,7 +365,7 @@ def read_parquet(path: Path) -> pa.Table:
         # ParquetFile, not read_table: the latter takes folder names for columns.
         with pq.ParquetFile(path) as file:
             table = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if path.name == TRIALS_FILE:
             raise _not_a_study(path.parent) from None
         raise ResultsError(

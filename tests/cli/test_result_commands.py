@@ -56,6 +56,16 @@ def test_a_missing_study_is_one_error_for_main_to_print(app, tmp_path, command):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("command", ["recommend", "plot"])
+def test_a_file_is_not_a_study_s_folder(app, tmp_path, command):
+    (tmp_path / "study.yaml").write_text("name: demo")
+
+    result = runner.invoke(app, [command, str(tmp_path / "study.yaml")])
+
+    assert isinstance(result.exception, ResultsError)
+    assert "study.yaml: is a file, not a study's folder." in str(result.exception)
+
+
 def test_plot_writes_into_the_study_and_says_where(app, path):
     result = runner.invoke(app, ["plot", str(path), "map"])
 

@@ -1,20 +1,21 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from stabsearch.recommend.edge import evidence, fit_edge
+from stabsearch.recommend.edge import fit_edge
+from stabsearch.recommend.evidence import evidence, unstable_trials
 from stabsearch.recommend.space import search_space
-from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
 from tests import synthetic_study as synthetic
 
 STUDY = {"space": synthetic.SPACE}
-HALF = synthetic.STEPS // 2
 
 
-def fit(records, space=None):
-    return fit_edge(records, search_space(space or STUDY, records).axis("learning_rate"))
+def fit(records, study=STUDY):
+    records = list(records)
+    unstable = unstable_trials(records, study)
+    told = {r.trial_id: evidence(r, is_unstable=r.trial_id in unstable) for r in records}
+    return fit_edge(records, told, search_space(study, records).axis("learning_rate"))
 
 
 def octaves_off(edge, clip):
@@ -44,6 +45,7 @@ def test_the_edge_is_found_within_a_third_of_an_octave():
         edge = posterior.edge({"learning_rate": 1e-3, "max_grad_norm": 1.0})
         errors.append(abs(octaves_off(edge, 1.0)))
         truth = synthetic.edge(1.0)
+        assert posterior.out_of_order == ()
         covered += edge.learning_rate_low <= truth <= edge.learning_rate_high
 
     assert np.median(errors) < 0.3
@@ -101,34 +103,76 @@ def test_one_side_alone_has_no_edge(records):
     assert fit(records) is None
 
 
-NOT_LEARNING = {"symptom": str(Symptom.NOT_LEARNING), "severity": Severity.PENALISE}
-BY_RANK = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK}
+def test_the_safe_rate_is_where_five_percent_fail():
+    posterior = fit(synthetic.draw(48))
+    params = {"max_grad_norm": 1.0}
+    safe = posterior.edge(params).learning_rate_safe
+
+    assert posterior.probability(np.array([safe]), params)[0] == pytest.approx(0.05, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (synthetic.record(), False),
-        (synthetic.diverged(), True),
-        (synthetic.record(severity=Severity.PENALISE, symptom="lost_progress"), True),
-        (synthetic.record(**NOT_LEARNING), False),
-        (synthetic.record(**BY_RANK, steps=HALF - 1), None),
-        (synthetic.record(**BY_RANK, steps=HALF), False),
-        (synthetic.record(outcome=Outcome.RUNNING, steps=100), None),
-        (synthetic.record(outcome=Outcome.FAILED, steps=synthetic.STEPS), None),
-        (replace(synthetic.diverged(), outcome=Outcome.FAILED), None),
-    ],
-    ids=[
-        "completed",
-        "diverged",
-        "penalised",
-        "not-learning",
-        "rank-early",
-        "rank-late",
-        "running",
-        "failed",
-        "failed-after-a-verdict",
-    ],
-)
-def test_what_a_trial_says_of_the_edge(record, expected):
-    assert evidence(record) is expected
+def test_the_posterior_is_that_of_a_fine_grid():
+    """The evenly spread points against a plain sum over a product grid."""
+    records = synthetic.draw(32, seed=1)
+    posterior = fit(records)
+    params = {"max_grad_norm": 0.05}
+    c = posterior.clip.position(params)
+    known = [
+        (r, told) for r in records if (told := evidence(r, is_unstable=r.is_unstable)) is not None
+    ]
+    middle = (math.log2(1e-4) + math.log2(3e-1)) / 2
+    b, logs, tilt = np.meshgrid(
+        np.linspace(-12, 2, 141), np.linspace(-0.9, 3.1, 41), np.linspace(-1, 1, 61), indexing="ij"
+    )
+    log_weights = (
+        -0.5 * ((b - middle) / 4) ** 2
+        - 0.5 * ((logs - math.log(3)) / 0.8) ** 2
+        - 0.5 * (tilt / 0.4) ** 2
+    )
+    for record, failed in known:
+        position = posterior.clip.position(record.params)
+        logit = np.exp(logs) * (math.log2(record.params["learning_rate"]) - b - tilt * position)
+        log_weights -= np.logaddexp(0, -logit if failed else logit)
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+
+    mean = float((weights * (b + tilt * c)).sum())
+    p = float((weights / (1 + np.exp(-np.exp(logs) * (math.log2(0.01) - b - tilt * c)))).sum())
+
+    ours = posterior.intercepts + posterior.tilts * c
+    assert float(ours @ posterior.weights) == pytest.approx(mean, abs=0.03)
+    assert posterior.probability(np.array([0.01]), params)[0] == pytest.approx(p, abs=0.01)
+
+
+def test_the_edge_moves_smoothly_with_clipping():
+    posterior = fit(synthetic.draw(32))
+    clips = np.geomspace(0.01, 1.0, 60)
+
+    edges = [posterior.edge({"max_grad_norm": clip}) for clip in clips]
+
+    for name in ("learning_rate", "learning_rate_low", "learning_rate_high", "learning_rate_safe"):
+        octaves = np.log2([getattr(edge, name) for edge in edges])
+        assert np.abs(np.diff(octaves, 2)).max() < 0.03
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_dead_networks_above_stable_ones_are_evidence(gated):
+    """The landscape, its dead networks labelled as if they had been too timid."""
+    records = synthetic.draw(48, seed=3)
+    params = {"max_grad_norm": 1.0}
+
+    relabelled = fit(synthetic.never_learning_above(records, gated=gated)).edge(params)
+
+    assert relabelled == fit(records).edge(params)
+
+
+def test_unstable_trials_far_below_stable_ones_are_named():
+    rates = np.geomspace(1e-4, 0.2, 24)
+    records = [
+        (synthetic.diverged if n in (4, 5) or rate > 0.05 else synthetic.record)(
+            n, params={"learning_rate": float(rate), "max_grad_norm": 1.0}
+        )
+        for n, rate in enumerate(rates)
+    ]
+
+    assert fit(records).out_of_order == ("0004-0", "0005-0")

@@ -11,7 +11,8 @@ DEAD = synthetic.CONSTANT_SCORE
 
 def surface_of(records, space=None):
     searched = search_space({"space": space or synthetic.SPACE}, records)
-    return searched, fit_surface(searched, records, DEAD)
+    unstable = frozenset(record.trial_id for record in records if record.is_unstable)
+    return searched, fit_surface(searched, records, DEAD, unstable)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def surface_of(records, space=None):
     ],
 )
 def test_how_a_trial_enters_the_surface(record, expected):
-    assert surface_score(record, DEAD) == expected
+    assert surface_score(record, DEAD, is_unstable=record.is_unstable) == expected
 
 
 def test_predictions_are_near_the_truth_where_training_is_stable():

@@ -57,6 +57,7 @@ def test_everything_on_the_map_is_named_in_words(drawn):
         "stopped: others were ahead (2)",
         "edge: half of the runs fail",
         "90% interval",
+        "5% of the runs fail",
         "recommended",
         "one octave around it",
         "learning_rate",
@@ -66,6 +67,31 @@ def test_everything_on_the_map_is_named_in_words(drawn):
     ):
         assert words in text
     assert recommendation.params is not None
+
+
+def test_a_network_killed_by_its_rate_is_drawn_as_unstable(tmp_path):
+    records = synthetic.never_learning_above(synthetic.draw(48, seed=3), gated=True)
+    results = results_of(tmp_path, records)
+
+    figure = draw_map(results, recommend(results))
+
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "unstable: never learned, its rate too high (11)" in labels
+    assert "did not learn (3)" in labels
+    assert "28 stable, 15 unstable" in figure.get_suptitle()
+
+
+def test_the_edge_is_a_smooth_line(drawn):
+    """With a coarse grid over the tilt it was a staircase."""
+    results, recommendation, _ = drawn
+
+    lines = draw_map(results, recommendation).axes[0].get_lines()
+
+    for line in lines:
+        is_clipped = line.get_ydata() < synthetic.CEILING / 2  # above, the edge is upright
+        steps = np.diff(np.log2(line.get_xdata()[is_clipped]))
+        assert len(steps) > 10
+        assert np.abs(np.diff(steps)).max() < 0.03
 
 
 def test_the_legend_covers_no_point(drawn):
@@ -160,7 +186,7 @@ def test_no_clipping_has_its_own_tick(tmp_path):
     figure = draw_map(results, recommend(results))
     figure.draw_without_rendering()
 
-    assert "none" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "null" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_resuming_sweeps_what_a_killed_writer_left(store):
     (store.path / "reports" / ".0000-0.parquet.tmp").write_bytes(b"PAR1")
 
     again = StudyStore(store.path)
-    again.create(STUDY, "fingerprint")
+    again.take_over(STUDY, "fingerprint")
 
     assert again.unfinished_trial_ids() == []
     assert list((store.path / "journal").iterdir()) == []

@@ -1,0 +1,151 @@
+"""What was learned of one combination of categorical values: its surface and its edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stabsearch.recommend.edge import EdgePosterior, fit_edge
+from stabsearch.recommend.evidence import evidence, unstable_trials
+from stabsearch.recommend.space import (
+    LEARNING_RATE,
+    Floats,
+    SearchSpace,
+    learning_rate_of,
+)
+from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
+from stabsearch.records import Params, ParamValue, TrialRecord
+
+MAX_FAILURE_PROBABILITY = 0.10
+"""Inside the stable region, and at twice the recommended learning rate."""
+
+PLATEAU_SCORE_RATIO = 1.10
+"""A setting is nearly as good up to this many times the predicted score of the pick."""
+
+REGION_STEPS_PER_OCTAVE = 16
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landscape:
+    """One combination of categorical values; all there is if none were searched."""
+
+    space: SearchSpace
+    records: tuple[TrialRecord, ...]
+    unstable: frozenset[str]
+    """Ids of the trials that are evidence of lying beyond the edge."""
+    surface: Surface | None
+    """None with too few trials."""
+    edge: EdgePosterior | None
+    """None if only one side of the edge was seen, or the learning rate was not searched."""
+
+    def is_unstable(self, record: TrialRecord) -> bool:
+        """The trial's own verdict, or that of its neighbours: see ``unstable_trials``."""
+        return record.trial_id in self.unstable
+
+    def worst_scores(self, settings: Sequence[Params]) -> Sequence[float | None]:
+        """The highest predicted score within one octave of each setting."""
+        if self.surface is None or not settings:
+            return [None] * len(settings)
+        return [float(score) for score in self.surface.worst_nearby(self.space.points(settings))]
+
+    def p_unstable(self, params: Params, factor: float = 1.0) -> float | None:
+        """P(unstable) at ``factor`` times the setting's learning rate; None without an edge."""
+        if self.edge is None:
+            return None
+        rates = np.array([factor * learning_rate_of(params)])
+        return float(self.edge.probability(rates, params)[0])
+
+    def margin(self, params: Params) -> float | None:
+        """Octaves from the setting up to where 5% of runs fail; None without an edge."""
+        if self.edge is None:
+            return None
+        safe = self.edge.edge(params).learning_rate_safe
+        return float(np.log2(safe / learning_rate_of(params)))
+
+    def stable_region(self, params: Params) -> Interval | None:
+        """The learning rates around the setting at which few runs fail, its other params kept.
+
+        Bounded by the searched range, and by what was seen: below the lowest stable trial networks
+        may not learn, and where nothing failed nobody knows what lies above the highest.
+        """
+        axis = self.space.axis(LEARNING_RATE)
+        rates = [learning_rate_of(record.params) for record in self.records if record.is_stable]
+        if axis is None or not rates:
+            return None
+        return _around(
+            learning_rate_of(params),
+            (max(axis.low, min(rates)), axis.high if self.edge else max(rates)),
+            lambda rates: (
+                np.ones(len(rates), dtype=bool)
+                if self.edge is None
+                else self.edge.probability(rates, params) <= MAX_FAILURE_PROBABILITY
+            ),
+        )
+
+    def plateau(self, params: Params, region: Interval) -> Interval | None:
+        """The part of a stable region where the predicted score is nearly the setting's."""
+        axis, surface = self.space.axis(LEARNING_RATE), self.surface
+        if axis is None or surface is None:
+            return None
+        own = self.space.points([params])
+        limit = PLATEAU_SCORE_RATIO * float(surface.predict(own)[0])
+        index = self.space.axes.index(axis)
+
+        def is_good(rates: Floats) -> np.ndarray:
+            points = np.repeat(own, len(rates), axis=0)
+            points[:, index] = [axis.position(float(rate)) for rate in rates]
+            found: np.ndarray = surface.predict(points) <= limit
+            return found
+
+        return _around(learning_rate_of(params), region, is_good)
+
+
+def landscapes_of(
+    space: SearchSpace, records: Sequence[TrialRecord], study: Mapping[str, Any]
+) -> dict[tuple[ParamValue, ...], Landscape]:
+    """One landscape per combination of categorical values, fitted to its trials alone."""
+    groups: dict[tuple[ParamValue, ...], list[TrialRecord]] = {}
+    for record in records:
+        groups.setdefault(space.category(record.params), []).append(record)
+    return {category: _landscape(space, group, study) for category, group in groups.items()}
+
+
+def _landscape(
+    space: SearchSpace, records: Sequence[TrialRecord], study: Mapping[str, Any]
+) -> Landscape:
+    unstable = unstable_trials(records, study)
+    told = {r.trial_id: evidence(r, is_unstable=r.trial_id in unstable) for r in records}
+    dead = constant_score_of(records)
+    return Landscape(
+        space=space,
+        records=tuple(records),
+        unstable=unstable,
+        surface=fit_surface(space, records, dead, unstable) if dead else None,
+        edge=fit_edge(records, told, space.axis(LEARNING_RATE)),
+    )
+
+
+def _around(
+    start: float, bounds: Interval, is_good: Callable[[Floats], np.ndarray]
+) -> Interval | None:
+    """The longest interval within ``bounds`` that holds ``start`` and is good throughout."""
+    own = np.log2(start)
+    low, high = np.log2(bounds[0]), np.log2(bounds[1])
+    step = 1.0 / REGION_STEPS_PER_OCTAVE
+    below, above = int((own - low) / step + 1e-9), int((high - own) / step + 1e-9)
+    octaves = np.unique([low, *(own + step * np.arange(-below, above + 1)), high])
+    rates = 2.0**octaves
+    good = is_good(rates)
+    first = last = int(np.argmin(np.abs(octaves - own)))
+    if not good[first]:
+        return None
+    while first > 0 and good[first - 1]:
+        first -= 1
+    while last < len(rates) - 1 and good[last + 1]:
+        last += 1
+    return float(rates[first]), float(rates[last])

@@ -1,0 +1,241 @@
+"""What an answer rests on, and what it does not cover: plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stabsearch.recommend.candidates import (
+    TIE_OCTAVES,
+    TIE_RATIO,
+    Candidate,
+    choose,
+    first_choice,
+)
+from stabsearch.recommend.edge import SAFE
+from stabsearch.recommend.evidence import never_learned
+from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
+from stabsearch.recommend.space import (
+    CLIP_REACH,
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    SearchSpace,
+    field_value,
+    learning_rate_of,
+)
+from stabsearch.recommend.words import count, number, params_text, percent
+from stabsearch.records import Outcome, ParamValue, TrialRecord
+
+WEIGHING_SECTIONS = {
+    "noise_schedule.": "they weigh noise levels differently",
+    "data.": "they are of different examples",
+}
+"""Sections whose parameters change what the score measures, and why."""
+
+Landscapes = Mapping[tuple[ParamValue, ...], Landscape]
+
+
+def notes_on_study(
+    space: SearchSpace, landscapes: Landscapes, candidates: Sequence[Candidate]
+) -> list[str]:
+    """On the trials as a whole."""
+    records = [record for landscape in landscapes.values() for record in landscape.records]
+    if not records:
+        return ["No trial has reported yet."]
+    notes = _comparability(space, records, candidates)
+    running = sum(r.outcome is Outcome.RUNNING for r in records)
+    failed = sum(r.outcome is Outcome.FAILED for r in records)
+    if running:
+        notes.append(f"{count(running, 'trial')} not finished: this is the answer so far.")
+    if failed:
+        notes.append(
+            f"{count(failed, 'trial')} failed for reasons of the machine or the code, and "
+            f"{'is' if failed == 1 else 'are'} not counted for or against the setting."
+        )
+    if space.axis(LEARNING_RATE) is None:
+        notes.append("The learning rate was not searched: there is no edge and no margin.")
+    if space.categories:
+        names = ", ".join(space.categories)
+        notes.append(f"Each combination of {names} was judged by its own trials alone.")
+    if not candidates:
+        notes += _nothing_stable(landscapes)
+    return notes
+
+
+def notes_on_pick(
+    pick: Candidate, candidates: Sequence[Candidate], study: Mapping[str, Any]
+) -> list[str]:
+    """On the recommended setting."""
+    return [
+        *_on_the_choice(pick, candidates),
+        *_on_the_edge(pick),
+        *_on_seeds(pick),
+        *_on_clipping(pick, study),
+    ]
+
+
+# --- on the study -----------------------------------------------------------------------------
+
+
+def _comparability(
+    space: SearchSpace, records: Sequence[TrialRecord], candidates: Sequence[Candidate]
+) -> list[str]:
+    """The loud one: scores that must not be compared."""
+    searched = (*space.categories, *(axis.name for axis in space.axes))
+    reasons = {
+        name: why
+        for name in searched
+        for section, why in WEIGHING_SECTIONS.items()
+        if name.startswith(section) and len({record.params[name] for record in records}) > 1
+    }
+    if not reasons:
+        return []
+    names = list(reasons)
+    note = (
+        f"CAUTION: scores of different {' and '.join(names)} do NOT compare, because "
+        f"{' and '.join(dict.fromkeys(reasons.values()))}; within one value they do. Choose "
+        "between the values by the quality of samples."
+    )
+    groups: dict[tuple[ParamValue, ...], list[Candidate]] = {}
+    for candidate in candidates:
+        key = tuple(candidate.params[name] for name in names)
+        groups.setdefault(key, []).append(candidate)
+    if 1 < len(groups) <= 4:  # more are a list for the table, not for a sentence
+        best = [choose(group) for group in groups.values()]
+        note += " Best of each: " + "; ".join(
+            f"{params_text(c.params)} (score {number(c.score)})" for c in best
+        )
+        note += "."
+    return [note]
+
+
+def _nothing_stable(landscapes: Landscapes) -> list[str]:
+    """Why there is no recommendation, and where to look."""
+    ended = [
+        (record, landscape.is_unstable(record))
+        for landscape in landscapes.values()
+        for record in landscape.records
+        if record.outcome not in (Outcome.RUNNING, Outcome.FAILED)
+    ]
+    if not ended:
+        return []
+    notes = ["No setting was stable in all its seeds."]
+    shares: dict[int, list[bool]] = {}
+    for record, _ in ended:
+        shares.setdefault(record.setting, []).append(record.is_stable)
+    setting, seeds = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]))
+    if any(seeds):
+        notes.append(f"Setting {setting} came nearest: stable in {sum(seeds)} of {len(seeds)}.")
+    elif all(is_unstable for _, is_unstable in ended):
+        notes.append("Every trial was unstable: search lower learning rates.")
+    elif all(never_learned(record) for record, _ in ended):
+        notes.append("No trial learned: search higher learning rates, or train longer.")
+    return notes
+
+
+# --- on the pick ------------------------------------------------------------------------------
+
+
+def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
+    notes = []
+    if pick.landscape.surface is None:
+        notes.append(
+            f"Too few trials ({len(pick.landscape.records)}) to predict scores between them: the "
+            "recommendation is the stable setting with the best measured score."
+        )
+    elif any(candidate.worst_score is None for candidate in candidates):
+        notes.append("Combinations with fewer than 4 usable trials were passed over.")
+    first = first_choice(candidates)
+    if first is not pick and first.worst_score is not None and pick.worst_score is not None:
+        notes.append(
+            f"Trial {first.best_trial.trial_id} ties with it: predicted worst score "
+            f"{number(first.worst_score)} against {number(pick.worst_score)}, and less than "
+            f"{TIE_RATIO - 1:.0%} may turn with the seed. This one was preferred because "
+            f"{_preference(pick, first)}."
+        )
+    if not pick.is_safe and pick.p_doubled is not None:
+        notes.append(
+            "No stable setting is likely to survive twice its learning rate (P(unstable) <= "
+            f"{MAX_FAILURE_PROBABILITY:.0%}): this one is the least risky, with "
+            f"{percent(pick.p_doubled)}."
+        )
+    return notes
+
+
+def _preference(pick: Candidate, first: Candidate) -> str:
+    if (pick.margin or 0.0) - (first.margin or 0.0) > TIE_OCTAVES:
+        return "its margin is larger"
+    if pick.is_guarded and not first.is_guarded:
+        return "clipping guards it against large gradients"
+    return "its score is better" if pick.score < first.score else "its margin is larger"
+
+
+def _on_the_edge(pick: Candidate) -> list[str]:
+    landscape = pick.landscape
+    axis = landscape.space.axis(LEARNING_RATE)
+    if axis is None:
+        return []
+    if landscape.edge is None:
+        names = landscape.space.categories
+        chosen = ", ".join(f"{name} = {number(pick.params[name])}" for name in names)
+        whose = f"No trial with {chosen}" if chosen else "No trial"
+        return [
+            f"{whose} was unstable: the edge lies above the searched range, or beyond what was "
+            "tried. Search higher learning rates to find it."
+        ]
+    notes = []
+    edge = landscape.edge.edge(pick.params)
+    if landscape.edge.out_of_order:
+        odd = landscape.edge.out_of_order
+        shown = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
+        others = " or another searched parameter" * (len(landscape.space.axes) > 1)
+        notes.append(
+            f"Failure is not a matter of the learning rate alone here: {count(len(odd), 'trial')} "
+            f"({shown}) failed an octave or more BELOW stable ones. Chance{others} decides too; "
+            "edge and margin assume that neither does. Trust only what more seeds confirm."
+        )
+    if not axis.low <= edge.learning_rate <= axis.high:
+        side = "above" if edge.learning_rate > axis.high else "below"
+        notes.append(f"The edge is an extrapolation: it lies {side} the searched range.")
+    region = landscape.stable_region(pick.params)
+    yet = "this setting was stable, and yet, by the other trials, more than"
+    remedy = "of its runs fail. Search lower learning rates, or confirm it with more seeds."
+    if region is None:
+        notes.append(f"There is no stable region: {yet} {MAX_FAILURE_PROBABILITY:.0%} {remedy}")
+    elif edge.learning_rate_safe < learning_rate_of(pick.params):
+        notes.append(f"The margin is below zero: {yet} {SAFE:.0%} {remedy}")
+    if region is not None and region[1] >= axis.high * (1 - 1e-6):
+        notes.append("The stable region reaches the end of the searched range, and may go on.")
+    return notes
+
+
+def _on_seeds(pick: Candidate) -> list[str]:
+    seeds = len(pick.trials)
+    bound = 1 - 0.05 ** (1 / seeds)
+    notes = []
+    if pick.num_missing:
+        notes.append(
+            f"{count(pick.num_missing, 'seed')} of this setting and of every other stable one "
+            "did not train to the end: the same `stabsearch run` trains what is missing."
+        )
+    notes.append(
+        f"{count(seeds, 'clean seed')} over {pick.trials[0].max_train_steps} steps: taken alone, "
+        f"that only says that fewer than {bound:.0%} of such runs fail. A longer training, or "
+        "more seeds, may show more."
+    )
+    return notes
+
+
+def _on_clipping(pick: Candidate, study: Mapping[str, Any]) -> list[str]:
+    if pick.is_guarded:
+        return []
+    clip = field_value(study, pick.params, MAX_GRAD_NORM)
+    note = (
+        f"Its gradients are not clipped in practice (max_grad_norm {number(clip)}): without "
+        "clipping a failure may come late, and at a moderate learning rate too."
+    )
+    norms = [t.grad_norm_median for t in pick.trials if t.grad_norm_median]
+    if norms:
+        guard = CLIP_REACH * min(norms)
+        note += f" A max_grad_norm of {number(guard)} or less would be a guard."
+    return [note]

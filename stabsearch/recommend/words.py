@@ -1,0 +1,66 @@
+"""Numbers and symptoms as people read them: the same in the log, the answer and the figures.
+
+Imports nothing heavy: the progress of a study is written with it before pandas is needed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from stabsearch.records import Params, ParamValue, Symptom
+
+SYMPTOM_WORDS = {
+    Symptom.NON_FINITE: "turned NaN or infinite",
+    Symptom.LOST_PROGRESS: "lost progress",
+    Symptom.WORSE_THAN_TRIVIAL: "no better than a trivial denoiser",
+    Symptom.CATASTROPHIC_EXCURSION: "catastrophic excursion",
+    Symptom.NOT_LEARNING: "did not learn",
+}
+"""Every symptom as the end of "the trial ..."."""
+
+
+def number(value: ParamValue) -> str:
+    """Two or three digits, ``3.5e-3``, ``0.073``, ``1.87``; other values as in a study file."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str | int):
+        return str(value)
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    size = abs(float(f"{value:.1e}"))  # as it will be shown: 0.00996 is written 0.01
+    if not 1e-2 <= size < 1e4:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    if size >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.2g}" if size < 0.1 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """``12%``, ``1.9%``; what is nearly 0 or 1 says only that."""
+    if share < 0.001:
+        return "<0.1%"
+    if share > 0.999:
+        return ">99.9%"
+    return f"{share:.1%}" if share < 0.095 or share > 0.99 else f"{share:.0%}"
+
+
+def params_text(params: Params) -> str:
+    """``learning_rate=2.1e-3 max_grad_norm=1``"""
+    return " ".join(f"{name}={number(value)}" for name, value in params.items())
+
+
+def count(number_of: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``"""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+def symptom_words(symptom: str, *, is_unstable: bool = True) -> str:
+    """A symptom as it is stored, in words.
+
+    A network that did not learn was either too timid or, above the rates of stable ones, killed.
+    """
+    if symptom == Symptom.NOT_LEARNING and is_unstable:
+        return "never learned, its rate too high"
+    known = {member.value: words for member, words in SYMPTOM_WORDS.items()}
+    return known.get(symptom, symptom.replace("_", " ") or "ended badly")

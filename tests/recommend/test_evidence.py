@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stabsearch.recommend.evidence import evidence, out_of_order, unstable_trials
+from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
+from tests import synthetic_study as synthetic
+
+HALF = synthetic.STEPS // 2
+NOT_LEARNING = {"symptom": str(Symptom.NOT_LEARNING), "severity": Severity.PRUNE}
+BY_RANK = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK}
+BY_GATE = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.GATE, "steps": 300}
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (synthetic.record(), False),
+        (synthetic.diverged(), True),
+        (synthetic.record(severity=Severity.PENALISE, symptom="lost_progress"), True),
+        (synthetic.record(**NOT_LEARNING), None),
+        (synthetic.record(**NOT_LEARNING, **BY_GATE), None),
+        (synthetic.record(**BY_RANK, steps=HALF - 1), None),
+        (synthetic.record(**BY_RANK, steps=HALF), False),
+        (synthetic.record(outcome=Outcome.RUNNING, steps=100), None),
+        (synthetic.record(outcome=Outcome.FAILED, steps=synthetic.STEPS), None),
+        (replace(synthetic.diverged(), outcome=Outcome.FAILED), None),
+    ],
+    ids=[
+        "completed",
+        "diverged",
+        "penalised",
+        "not-learning",
+        "not-learning-stopped",
+        "rank-early",
+        "rank-late",
+        "running",
+        "failed",
+        "failed-after-a-verdict",
+    ],
+)
+def test_what_a_trial_says_of_the_edge(record, expected):
+    is_unstable = record.trial_id in unstable_trials([record], {})
+
+    assert evidence(record, is_unstable=is_unstable) is expected
+
+
+@pytest.mark.parametrize("ending", [{}, BY_GATE], ids=["without-gate", "stopped-by-gate"])
+@pytest.mark.parametrize(
+    ("rate", "stable_rates", "is_killed"),
+    [
+        (0.1, [1e-3], True),
+        (0.1, [1e-3, 0.2], True),
+        (1e-4, [1e-3], False),
+        (1e-3, [1e-3], False),
+        (0.1, [], False),
+    ],
+    ids=["above", "between", "below", "equal", "nothing-stable"],
+)
+def test_a_network_that_never_learned_was_killed_if_a_stable_one_lies_below(
+    rate, stable_rates, is_killed, ending
+):
+    records = [synthetic.record(n, learning_rate=lr) for n, lr in enumerate(stable_rates)]
+    records.append(synthetic.record(9, learning_rate=rate, **NOT_LEARNING, **ending))
+
+    assert (unstable_trials(records, {}) == {"0009-0"}) is is_killed
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clip", "is_killed"),
+    [("adamw", 0.001, True), ("sgd", 0.001, False), ("sgd", 1.0, True), ("sgd", None, True)],
+)
+def test_under_sgd_a_tight_clip_may_be_what_kept_it_from_learning(optimizer, clip, is_killed):
+    records = [
+        synthetic.record(0, learning_rate=0.01, max_grad_norm=1.0),
+        synthetic.record(1, learning_rate=0.1, max_grad_norm=clip, **NOT_LEARNING),
+    ]
+
+    unstable = unstable_trials(records, {"trainer": {"optimizer": optimizer}})
+
+    assert bool(unstable) is is_killed
+
+
+@pytest.mark.parametrize(
+    ("octaves", "unstable", "expected"),
+    [
+        ([0, 1, 2, 3, 4], [0, 0, 0, 1, 1], []),
+        ([0, 1, 2, 3, 4], [1, 0, 0, 0, 1], [0]),
+        ([0, 0.3, 0.6, 0.9, 4], [1, 0, 0, 0, 1], []),
+        ([0, 1, 2, 3, 4], [1, 0, 0, 1, 1], []),
+    ],
+    ids=["in-order", "one-below-three", "not-clearly-below", "two-may-be-luck"],
+)
+def test_what_is_out_of_order(octaves, unstable, expected):
+    found = out_of_order(np.array(octaves, dtype=float), np.array(unstable, dtype=bool))
+
+    assert list(np.flatnonzero(found)) == expected
