@@ -98,8 +98,9 @@ def main() -> None:
         "What telemetry costs",
         f"`make bench`; {machine()}.\n\n"
         "Per-timestep losses, gradient norms, clipping record and the report, against the same "
-        f"loop without them (and, where nothing clips, without the norm); median of {NUM_PAIRS} pairs of {trainer.report_every}-step windows, "
-        "one torch thread. Target: at most 3%.\n\n"
+        "loop without them (and, where nothing clips, without the norm); median of "
+        f"{NUM_PAIRS} pairs of {trainer.report_every}-step windows, one torch thread. "
+        "Target: at most 3%.\n\n"
         + table(["model", "bare step", "telemetry adds"], rows),
     )
 

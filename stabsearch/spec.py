@@ -528,7 +528,7 @@ class SchedulerSpec(Part):
     gate: bool = Field(
         True, description="Stop a trial as soon as its own reports show that it is unstable."
     )
-    inner: Literal["none", "asha", "median"] = Field(
+    inner: Literal["none", "asha"] = Field(
         "none", description="Who stops stable trials that are behind the others."
     )
     grace_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), NOT_TEXT] = Field(

@@ -41,7 +41,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._saved_at = time.monotonic()
         try:
             self._begin(config)
-        except Exception:
+        except (Exception, SystemExit):  # a user's code may exit, and must not take Ray along
             self._fail()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,7 +55,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if self._trainer is not None:
             try:
                 self._train(self._trainer, reports)
-            except Exception:
+            except (Exception, SystemExit):
                 self._fail()
         packet = Packet(facts=self._facts, reports=tuple(reports), failure=self._failure)
         return {
