@@ -29,6 +29,8 @@ from stabsearch.spec import ResourcesSpec, StudySpec
 
 if TYPE_CHECKING:
     from stabsearch.results.frames import Results
+    from stabsearch.search.scheduler import StabilityGate
+    from stabsearch.search.searcher import SettingSearcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,15 +189,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
         lambda trial: trial_config(spec, store, trial),
         num_workers,
     )
-    unfinished = _unfinished(spec, store)
-    finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
-    for record in finished:
-        if record.constant_score is not None:
-            scores = store.score_history(record.trial_id)
-            gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
-    for trial in unfinished:
-        gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
-    searcher.restore_settings(finished, ledger.failed(), unfinished)
+    _rebuild(spec, store, ledger, gate, searcher)
 
     resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
     with _scratch_folder() as scratch:
@@ -227,10 +221,29 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
             ledger.close()
     if ledger.fatal is not None:
         raise StudyAborted(
-            f"the study stopped: {ledger.fatal or type(ledger.fatal).__name__}\n"
+            f"the study stopped: {str(ledger.fatal) or type(ledger.fatal).__name__}\n"
             f"Finished trials are in {store.path}; mend the cause and run the same command to go "
             "on."
         ) from ledger.fatal
+
+
+def _rebuild(
+    spec: StudySpec,
+    store: StudyStore,
+    ledger: Ledger,
+    gate: StabilityGate,
+    searcher: SettingSearcher,
+) -> None:
+    """Bring a new gate and searcher to where an earlier run left them, from the files."""
+    unfinished = _unfinished(spec, store)
+    finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
+    for record in finished:
+        if record.constant_score is not None:
+            scores = store.score_history(record.trial_id)
+            gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
+    for trial in unfinished:
+        gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
+    searcher.restore_settings(finished, ledger.failed(), unfinished)
 
 
 def _ranked(scores: list[tuple[int, float]], record: TrialRecord) -> list[tuple[int, float]]:
