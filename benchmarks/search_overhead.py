@@ -50,6 +50,7 @@ def main() -> None:
                 f"{training:.1f} s",
                 f"{searching / training:.2f}",
                 f"{(wall - start_up) / training:.2f}",
+                f"{(wall - ray_seconds) / training:.2f}",
             ]
         )
     write_section(
@@ -60,7 +61,8 @@ def main() -> None:
         "against the time its trials spent training, divided by the workers. Start-up: until the "
         "first trial trains (interpreter, Ray, worker processes that import torch). Close: "
         "recommendation, map, end of Ray. Ray alone: `ray.init` and `ray.shutdown` in a fresh "
-        "process. Target: (wall - start-up) / training at most 1.25.\n\n"
+        "process, the strictest reading of what Ray's start-up is. Target: (wall - start-up) / "
+        "training at most 1.25.\n\n"
         + table(
             [
                 "wall",
@@ -71,6 +73,7 @@ def main() -> None:
                 "training / workers",
                 "search / training",
                 "(wall - start-up) / training",
+                "(wall - Ray alone) / training",
             ],
             rows,
         ),

@@ -100,8 +100,7 @@ def main() -> None:
         "Per-timestep losses, gradient norms, clipping record and the report, against the same "
         "loop without them (and, where nothing clips, without the norm); median of "
         f"{NUM_PAIRS} pairs of {trainer.report_every}-step windows, one torch thread. "
-        "Target: at most 3%.\n\n"
-        + table(["model", "bare step", "telemetry adds"], rows),
+        "Target: at most 3%.\n\n" + table(["model", "bare step", "telemetry adds"], rows),
     )
 
 

@@ -41,21 +41,6 @@ def same(first, second):
     return repr([without_times(r) for r in first]) == repr([without_times(r) for r in second])
 
 
-class Poisoned(nn.Module):
-    """Predicts zeros until its k-th training forward pass, NaN from there on."""
-
-    def __init__(self, sample_shape, *, first_nan_step):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.first_nan_step = first_nan_step
-        self.calls = 0
-
-    def forward(self, x_t, timesteps):
-        self.calls += self.training
-        poison = math.nan if self.calls >= self.first_nan_step else 0.0
-        return x_t * self.weight + poison
-
-
 def test_training_lowers_the_held_out_loss_below_the_constant_prediction():
     model = ModelSpec(name="mlp", width=64, num_blocks=2)
     trainer = Trainer(spec(model=model, batch_size=64, max_train_steps=300), 0)
@@ -96,7 +81,7 @@ def test_restored_checkpoint_continues_bit_for_bit(changes, tmp_path):
 
 
 def test_a_nan_is_reported_with_its_step_and_never_averaged():
-    poisoned_model = ModelSpec(name="tests.training.test_trainer:Poisoned", first_nan_step=14)
+    poisoned_model = ModelSpec(name="tests.search.models:TurnsNaN", first_nan_step=14)
     trainer = Trainer(spec(model=poisoned_model), 0)
     healthy, poisoned = trainer.train_window(), trainer.train_window()
 
