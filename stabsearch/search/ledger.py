@@ -133,6 +133,7 @@ class Ledger:
         self._failed_before = [r for r in there if r.outcome is Outcome.FAILED]
         self._finished = {r.trial_id: r for r in there if r.outcome is not Outcome.FAILED}
         self._live: dict[str, LiveTrial] = {}
+        self._starting: set[str] = set()
         self.fatal: Exception | None = None
         """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
 
@@ -144,8 +145,18 @@ class Ledger:
         """Take in a proposed trial, or one that an earlier run left unfinished."""
         self._live[trial.trial_id] = trial
 
+    def await_start(self, trial_id: str) -> None:
+        """Ray has the trial and is looking for a worker, or for another one."""
+        self._starting.add(trial_id)
+
+    @property
+    def is_any_starting(self) -> bool:
+        """Whether a trial waits for its worker process."""
+        return bool(self._starting)
+
     def begin(self, trial_id: str) -> None:
         """A worker starts, or starts again, a trial."""
+        self._starting.discard(trial_id)
         trial = self._live[trial_id]
         trial.attempts += 1
         trial.started_at = trial.started_at or time.time()
@@ -185,6 +196,7 @@ class Ledger:
         reason: str = "",
     ) -> None:
         """Give a trial its outcome and complete its files."""
+        self._starting.discard(trial_id)
         trial = self._live.pop(trial_id)
         record = trial.record(outcome, stopped_by, reason)
         self._finished[trial_id] = record

@@ -8,6 +8,7 @@ asked about the others, with finite scores only.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ from stabsearch.search.packet import PACKET_KEY, SCORE_KEY, STEP_KEY, Packet
 from stabsearch.spec import SchedulerSpec
 
 CONTINUE = Decision(action=Action.CONTINUE)
+
+MAX_HOLD_SECONDS = 60.0
+"""How long an ended trial's worker is held while another trial waits for its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         self.ledger = ledger
         self._is_gated = spec.gate
         self._inner_name = spec.inner
+        self._ended_at: dict[str, float] = {}
+        """Trials that have their outcome and still hold their worker; monotonic time."""
         self._inner = INNER_SCHEDULERS[spec.inner](spec, max_train_steps)
 
     def replay(
@@ -85,7 +91,28 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
     @guarded(TrialScheduler.STOP)
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         trial_id: str = trial.config["trial_id"]
-        packet: Packet = result[PACKET_KEY]
+        if self.ledger.is_live(trial_id):
+            self._take_in(tune_controller, trial_id, result[PACKET_KEY])
+        if self.ledger.is_live(trial_id):
+            return str(TrialScheduler.CONTINUE)
+        return self._release(trial_id)
+
+    def _release(self, trial_id: str) -> str:
+        """STOP an ended trial, but not while another one waits for its worker to come up.
+
+        Ray gives a free worker to a trial whose own worker is still starting, and kills that one.
+        Where trials are shorter than the start of a process that goes on for ever: the search
+        runs on one worker and starts processes all the time.
+        """
+        ended_at = self._ended_at.setdefault(trial_id, time.monotonic())
+        is_due = time.monotonic() - ended_at > MAX_HOLD_SECONDS
+        if self.ledger.is_any_starting and not is_due:
+            return str(TrialScheduler.CONTINUE)
+        del self._ended_at[trial_id]
+        return str(TrialScheduler.STOP)
+
+    def _take_in(self, tune_controller: Any, trial_id: str, packet: Packet) -> None:
+        """Put a packet's reports on disk; end the trial if one of them, or a failure, says so."""
         for judged in packet.reports:
             assert packet.facts is not None
             self.ledger.receive(trial_id, packet.facts, judged.report, judged.verdicts)
@@ -99,11 +126,9 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
                     decision.stopped_by,
                     decision.reason,
                 )
-                return str(TrialScheduler.STOP)
+                return
         if packet.failure is not None:
             self.ledger.end(trial_id, Outcome.FAILED, reason=packet.failure)
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Nothing: Ray calls this also for a worker that it replaces. See SettingSearcher."""
@@ -152,7 +177,7 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
 
 
 class StudyCallback(tune.Callback):  # type: ignore[misc]
-    """Tells the ledger when a worker begins a trial."""
+    """Tells the ledger when a worker begins a trial, or is lost."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -161,6 +186,12 @@ class StudyCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         self.ledger.begin(trial.config["trial_id"])
+
+    @guarded(None)
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The worker was lost; Ray starts the trial on another one."""
+        del iteration, trials, info
+        self.ledger.await_start(trial.config["trial_id"])
 
 
 class SilentReporter(tune.ProgressReporter):  # type: ignore[misc]

@@ -137,6 +137,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             self._propose()
         our_id = self._waiting.pop(0)
         self._our_id[trial_id] = our_id
+        self.ledger.await_start(our_id)
         live = self.ledger.live(our_id)
         config: dict[str, Any] = self._make_config(live)
         return config

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PACKET_SECONDS = float(os.environ.get("STABSEARCH_PACKET_SECONDS", 0.5))
 """A packet is sent when this much time has passed since the last."""
+IDLE_SECONDS = 0.05
 CHECKPOINT_SECONDS = float(os.environ.get("STABSEARCH_CHECKPOINT_SECONDS", 10.0))
 """At most this much training (or one report, if that takes longer) is lost with a worker."""
 
@@ -38,6 +39,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._trainer: Trainer | None = None  # frees the last trial's memory first
         self._checkpoint = Path(config["checkpoint"])
         self._is_gated = config["gate"]
+        self._is_over = False
         self._saved_at = time.monotonic()
         try:
             self._begin(config)
@@ -52,7 +54,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Train until the packet is due, the trial is over, or a verdict says to stop."""
         reports: list[JudgedReport] = []
-        if self._trainer is not None:
+        if self._is_over:
+            time.sleep(IDLE_SECONDS)  # the gate holds this worker for a moment
+        elif self._trainer is not None:
             try:
                 self._train(self._trainer, reports)
             except (Exception, SystemExit):
@@ -91,12 +95,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         # Here every report so far has reached the driver: a checkpoint leaves no gap in them.
         self._save_if_due(trainer)
         due = time.monotonic() + PACKET_SECONDS
-        while not trainer.is_finished:
+        while True:
             report = trainer.train_window()
             verdicts = self._analyzer.judge(report)
             reports.append(JudgedReport(report=report, verdicts=verdicts))
             is_pruned = any(verdict.severity is Severity.PRUNE for verdict in verdicts)
-            if (is_pruned and self._is_gated) or time.monotonic() >= due:
+            self._is_over = trainer.is_finished or (is_pruned and self._is_gated)
+            if self._is_over or time.monotonic() >= due:
                 return
 
     def _restore(self, trainer: Trainer) -> None:
@@ -132,5 +137,6 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._saved_at = time.monotonic()
 
     def _fail(self) -> None:
+        self._is_over = True
         self._failure = traceback.format_exc(limit=-6).strip()
         self._trainer = None

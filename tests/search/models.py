@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -73,3 +74,19 @@ class DivergesForItsSecondSeed(nn.Module):
     def forward(self, x_t, timesteps):
         poison = math.nan if self.is_second else 0.0
         return self.linear(x_t.flatten(1)).view_as(x_t) + poison
+
+
+class SlowToStart(nn.Module):
+    """Leaves its process's id in ``folder``; every process but the first is slow to come up."""
+
+    def __init__(self, sample_shape, *, folder):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        mine = Path(folder) / str(os.getpid())
+        if not mine.exists():
+            mine.touch()
+            if len(list(Path(folder).iterdir())) > 1:
+                time.sleep(4)
+
+    def forward(self, x_t, timesteps):
+        return self.linear(x_t.flatten(1)).view_as(x_t)

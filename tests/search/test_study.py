@@ -195,6 +195,17 @@ def test_a_killed_worker_costs_nothing_but_time(tiny_study, tmp_path):
     )
 
 
+def test_a_worker_process_is_started_once_however_slowly(tiny_study, tmp_path):
+    """Trials shorter than the start of a process: Ray alone would start one for every trial."""
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    model = {"name": f"{MODELS}:SlowToStart", "folder": str(folder)}
+    result = run_study(tiny_study(trials=8, trainer={"model": model}, resources={"workers": 2}))
+
+    assert set(result.results.trials.outcome) == {"completed"}
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_a_model_that_cannot_be_built_ends_the_study_with_its_own_error(tiny_study):
     study = tiny_study(trials=8, trainer={"model": {"name": f"{MODELS}:broken"}})
     with pytest.raises(StudyAborted, match="this model cannot be built"):
