@@ -199,8 +199,13 @@ def test_a_worker_process_is_started_once_however_slowly(tiny_study, tmp_path):
     """Trials shorter than the start of a process: Ray alone would start one for every trial."""
     folder = tmp_path / "processes"
     folder.mkdir()
-    model = {"name": f"{MODELS}:SlowToStart", "folder": str(folder)}
-    result = run_study(tiny_study(trials=8, trainer={"model": model}, resources={"workers": 2}))
+    trainer = {
+        "model": {"name": f"{MODELS}:SlowToStart", "folder": str(folder)},
+        "max_train_steps": 2000,
+        "report_every": 100,
+        "eval_every": 500,
+    }
+    result = run_study(tiny_study(trials=10, trainer=trainer, resources={"workers": 2}))
 
     assert set(result.results.trials.outcome) == {"completed"}
     assert len(list(folder.iterdir())) == 2
