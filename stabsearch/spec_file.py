@@ -232,7 +232,11 @@ def _reason(error: Exception) -> str:
 
 def _other_files(file: Path) -> str:
     try:
-        others = sorted(p.name for p in file.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+        others = sorted(
+            p.name
+            for p in file.parent.iterdir()
+            if p.suffix in (".yaml", ".yml") and not p.name.startswith(".")
+        )
     except OSError:
         others = []
     if not others:
