@@ -157,6 +157,8 @@ class Ledger:
     def begin(self, trial_id: str) -> None:
         """A worker starts, or starts again, a trial."""
         self._starting.discard(trial_id)
+        if trial_id not in self._live:
+            return  # it has its outcome; only the worker that the gate still held was lost
         trial = self._live[trial_id]
         trial.attempts += 1
         trial.started_at = trial.started_at or time.time()
@@ -170,8 +172,9 @@ class Ledger:
                 "started_at": trial.started_at,
             },
         )
-        self._store.write_trials([trial.record()])
-        self._tell("on_trial_start", trial.record())
+        record = trial.record()
+        self._store.write_trials([record])
+        self._tell("on_trial_start", record)
 
     def receive(
         self, trial_id: str, facts: TrialFacts, report: Report, verdicts: tuple[Verdict, ...]

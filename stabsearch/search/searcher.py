@@ -148,7 +148,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         del result  # the ledger knows
         our_id = self._our_id.pop(trial_id)
-        if error:
+        if error and self.ledger.is_live(our_id):
             attempts = self.ledger.live(our_id).attempts
             self.ledger.end(
                 our_id,
