@@ -23,10 +23,10 @@ from stabsearch.stability.analyzer import Analyzer
 if TYPE_CHECKING:
     from stabsearch.training.trainer import Trainer
 
-PACKET_SECONDS = float(os.environ.get("STABSEARCH_PACKET_SECONDS", 0.5))
+PACKET_SECONDS = 0.5
 """A packet is sent when this much time has passed since the last."""
 IDLE_SECONDS = 0.05
-CHECKPOINT_SECONDS = float(os.environ.get("STABSEARCH_CHECKPOINT_SECONDS", 10.0))
+CHECKPOINT_SECONDS = 10.0
 """At most this much training (or one report, if that takes longer) is lost with a worker."""
 
 

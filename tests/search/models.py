@@ -26,67 +26,71 @@ class TurnsNaN(nn.Module):
         return x_t * self.weight + (math.nan if self.calls >= self.first_nan_step else 0.0)
 
 
-class KillsItsWorkerOnce(nn.Module):
-    """A small linear denoiser whose process dies at its 30th step, the first time only."""
+class LinearDenoiser(nn.Module):
+    """Behaves; the base of those that do not."""
 
-    def __init__(self, sample_shape, *, marker):
+    def __init__(self, sample_shape):
         super().__init__()
         self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
-        self.marker = Path(marker)
         self.calls = 0
 
     def forward(self, x_t, timesteps):
         self.calls += self.training
+        return self.linear(x_t.flatten(1)).view_as(x_t)
+
+
+class KillsItsWorkerOnce(LinearDenoiser):
+    """A small linear denoiser whose process dies at its 30th step, the first time only."""
+
+    def __init__(self, sample_shape, *, marker):
+        super().__init__(sample_shape)
+        self.marker = Path(marker)
+
+    def forward(self, x_t, timesteps):
+        prediction = super().forward(x_t, timesteps)
         if self.calls == 30 and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.linear(x_t.flatten(1)).view_as(x_t)
+        return prediction
 
 
 def broken(sample_shape):
     raise RuntimeError("this model cannot be built")
 
 
-class RaisesOnce(nn.Module):
+class RaisesOnce(LinearDenoiser):
     """A linear denoiser that raises at its 25th step while ``marker`` does not exist."""
 
     def __init__(self, sample_shape, *, marker):
-        super().__init__()
-        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        super().__init__(sample_shape)
         self.marker = Path(marker)
-        self.calls = 0
 
     def forward(self, x_t, timesteps):
-        self.calls += self.training
+        prediction = super().forward(x_t, timesteps)
         if self.calls == 25 and not self.marker.exists():
             raise RuntimeError("out of memory, say")
-        return self.linear(x_t.flatten(1)).view_as(x_t)
+        return prediction
 
 
-class DivergesForItsSecondSeed(nn.Module):
+class DivergesForItsSecondSeed(LinearDenoiser):
     """Which seed it has, it tells from the first random weight; both seeds are given."""
 
     def __init__(self, sample_shape):
-        super().__init__()
-        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        super().__init__(sample_shape)
         self.is_second = torch.initial_seed() == 1
 
     def forward(self, x_t, timesteps):
         poison = math.nan if self.is_second else 0.0
-        return self.linear(x_t.flatten(1)).view_as(x_t) + poison
+        return super().forward(x_t, timesteps) + poison
 
 
-class SlowToStart(nn.Module):
+class SlowToStart(LinearDenoiser):
     """Leaves its process's id in ``folder``; every process but the first is slow to come up."""
 
     def __init__(self, sample_shape, *, folder):
-        super().__init__()
-        self.linear = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+        super().__init__(sample_shape)
         mine = Path(folder) / str(os.getpid())
         if not mine.exists():
             mine.touch()
             if len(list(Path(folder).iterdir())) > 1:
                 time.sleep(4)
-
-    def forward(self, x_t, timesteps):
-        return self.linear(x_t.flatten(1)).view_as(x_t)

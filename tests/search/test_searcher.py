@@ -6,45 +6,17 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from stabsearch.records import Outcome, Severity, StoppedBy, TrialRecord
+from stabsearch.records import Outcome, Severity, StoppedBy
 from stabsearch.search.searcher import distributions_for, instability, make_sampler, tell
 from stabsearch.spec import SearcherSpec, StudySpec
+from tests import synthetic_study
 
 DISTRIBUTIONS = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
 
 
 def record(**changes):
-    fields = {
-        "trial_id": "0000-0",
-        "setting": 0,
-        "seed": 0,
-        "params": {"learning_rate": 1e-3},
-        "outcome": Outcome.COMPLETED,
-        "stopped_by": StoppedBy.NOBODY,
-        "severity": Severity.NONE,
-        "rule": "",
-        "symptom": "",
-        "reason": "",
-        "advice": "",
-        "verdict_step": None,
-        "timestep_low": None,
-        "timestep_high": None,
-        "steps": 1000,
-        "max_train_steps": 1000,
-        "score": 5.0,
-        "score_raw": 6.0,
-        "eval_loss": 0.2,
-        "kappa": 0.9,
-        "constant_score": 100.0,
-        "clip_rate": 0.0,
-        "grad_norm_median": 1.0,
-        "nonfinite_steps": 0,
-        "attempts": 1,
-        "train_seconds": 1.0,
-        "started_at": 0.0,
-        "ended_at": 1.0,
-    }
-    return TrialRecord(**fields | changes)
+    fields = {"steps": 1000, "max_train_steps": 1000, "score": 5.0, "constant_score": 100.0}
+    return synthetic_study.record(**fields | changes)
 
 
 STABLE = {}

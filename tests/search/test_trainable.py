@@ -25,8 +25,14 @@ def config(tmp_path):
     return make
 
 
+@pytest.fixture(autouse=True)
+def whole_trial_a_packet(monkeypatch):
+    """However slow the machine is."""
+    monkeypatch.setattr(trainable, "PACKET_SECONDS", 3600.0)
+
+
 @pytest.fixture
-def one_report_a_packet(monkeypatch):
+def one_report_a_packet(monkeypatch, whole_trial_a_packet):
     monkeypatch.setattr(trainable, "PACKET_SECONDS", 0.0)
 
 
