@@ -1,0 +1,60 @@
+"""What a study file may say. The only place where a user's input is validated.
+
+A study is data: the same ``StudySpec`` comes from YAML, from a dict or from Python.
+``spec_file`` reads files and turns what pydantic found into one ``SpecError``.
+
+    parts     the base of every section, kinds of numbers
+    trainer   one training run
+    domains   what a parameter may be searched over
+    study     a whole study
+"""
+
+from stabsearch.spec.domains import (
+    DOMAINS,
+    Choice,
+    Domain,
+    IntRange,
+    LogUniform,
+    Uniform,
+)
+from stabsearch.spec.study import (
+    ResourcesSpec,
+    SchedulerSpec,
+    SearcherSpec,
+    SpaceEntry,
+    StudySpec,
+    is_study_name,
+    may_be_searched,
+    param_names,
+)
+from stabsearch.spec.trainer import (
+    BUILT_IN_DATA,
+    BUILT_IN_MODELS,
+    DataSpec,
+    ModelSpec,
+    NoiseScheduleSpec,
+    TrainerSpec,
+)
+
+__all__ = [
+    "BUILT_IN_DATA",
+    "BUILT_IN_MODELS",
+    "DOMAINS",
+    "Choice",
+    "DataSpec",
+    "Domain",
+    "IntRange",
+    "LogUniform",
+    "ModelSpec",
+    "NoiseScheduleSpec",
+    "ResourcesSpec",
+    "SchedulerSpec",
+    "SearcherSpec",
+    "SpaceEntry",
+    "StudySpec",
+    "TrainerSpec",
+    "Uniform",
+    "is_study_name",
+    "may_be_searched",
+    "param_names",
+]
