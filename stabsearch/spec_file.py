@@ -352,13 +352,17 @@ space:
 
 # What every trial has in common.
 trainer:
-  # A model of your own is a reference, my_models:unet, called as unet(sample_shape, **fields).
+  # Built in: mlp, unet, dit. A model of your own is a reference, my_models:unet, called as
+  # unet(sample_shape, **fields).
   model: {name: mlp, width: 64, num_blocks: 2}
+  # Built in: digits, image_folder, array, parquet, torchvision, huggingface, mixture, gaussian.
   # Data of your own is a reference, my_data:load, called as load(**fields) -> array [N, ...].
   data: {name: digits}
   noise_schedule: {beta_schedule: linear, num_train_timesteps: 1000}
-  prediction_type: epsilon      # epsilon, sample or v_prediction
-  optimizer: adamw              # adamw or sgd
+  prediction_type: epsilon      # epsilon, sample, v_prediction or flow
+  loss_weighting: none          # none, snr, min_snr, soft_min_snr, p2 or edm
+  clipping: global_norm         # per_parameter_norm, per_parameter_value, agc, autoclip, none
+  optimizer: adamw              # adamw, adam, sgd, or a class of torch.optim such as RMSprop
   lr_schedule: constant         # constant, cosine or linear
   lr_warmup_fraction: 0.05      # of max_train_steps
   batch_size: 64

@@ -14,6 +14,7 @@ from stabsearch.problems import leaf_fields, problems_of
 from stabsearch.spec import (
     BUILT_IN_DATA,
     BUILT_IN_MODELS,
+    TORCH_OPTIMIZERS,
     Choice,
     IntRange,
     LogUniform,
@@ -65,7 +66,7 @@ BAD_FIELDS = [
     ),
     (
         {"trainer": {"prediction_type": "epsilonn"}},
-        "trainer.prediction_type: epsilonn — must be one of epsilon, sample, v_prediction. "
+        "trainer.prediction_type: epsilonn — must be one of epsilon, sample, v_prediction, flow. "
         "Did you mean epsilon?",
     ),
     (
@@ -121,7 +122,8 @@ BAD_FIELDS = [
     (
         {"trainer": {"data": {"name": "cifar"}}},
         "trainer.data.name: cifar — is neither built in nor a reference module:function. "
-        "Use digits, or write my_data:load.",
+        "Use digits, image_folder, array, parquet, torchvision, huggingface, mixture, gaussian, "
+        "or write my_data:load.",
     ),
     (
         {"trainer": {"model": {"widths": 32}}},
@@ -152,6 +154,8 @@ def test_bad_field_is_named_with_its_rule_and_remedy(fields, message):
     assert [message] == complaints(**fields)
 
 
+GIVEN = {"beta_schedule": "given", "num_train_timesteps": 20}
+
 BAD_TOGETHER = [
     (
         {"trainer": {"report_every": 3000}},
@@ -171,6 +175,69 @@ BAD_TOGETHER = [
         {"trainer": {"noise_schedule": {"beta_start": 0.02}}},
         "trainer.noise_schedule.beta_start: 0.02 — must be less than beta_end (0.02). Lower "
         "beta_start or raise beta_end; the usual pair is 0.0001 and 0.02.",
+    ),
+    (
+        {"trainer": {"noise_schedule": {"beta_schedule": "given"}}},
+        "trainer.noise_schedule.trained_betas: goes together with beta_schedule: given, and only "
+        "with it. List the betas as trained_betas, or name a schedule such as linear.",
+    ),
+    (
+        {"trainer": {"noise_schedule": {"trained_betas": [0.1] * 1000}}},
+        "trainer.noise_schedule.trained_betas: goes together with beta_schedule: given, and only "
+        "with it. Set beta_schedule: given, or remove trained_betas.",
+    ),
+    (
+        {"trainer": {"noise_schedule": {"beta_schedule": "given", "trained_betas": [0.1] * 20}}},
+        "trainer.noise_schedule.trained_betas: holds 20 betas for 1000 timesteps. Set "
+        "num_train_timesteps: 20, or list one beta for every timestep.",
+    ),
+    (
+        {"trainer": {"noise_schedule": GIVEN | {"trained_betas": [0.1] * 10 + [1] + [0.1] * 9}}},
+        "trainer.noise_schedule.trained_betas[10]: 1 — a beta of 1 removes all signal; only the "
+        "last timestep may. Use betas below 1 before the last.",
+    ),
+    *(
+        (
+            {"trainer": {"noise_schedule": schedule, "loss_weighting": "min_snr"}},
+            "trainer.loss_weighting: min_snr — divides by the SNR, which is 0 at the last "
+            "timestep (flow_matching or rescale_betas_zero_snr) where prediction_type is epsilon. "
+            "Use prediction_type: v_prediction, loss_weighting: none, or a schedule whose "
+            "terminal SNR is not 0.",
+        )
+        for schedule in (
+            {"rescale_betas_zero_snr": True},
+            {"kind": "flow_matching"},
+            {
+                "beta_schedule": "given",
+                "num_train_timesteps": 20,
+                "trained_betas": [0.1] * 19 + [1],
+            },
+        )
+    ),
+    (
+        {"trainer": {"optimizer_options": {"alpha": 0.9}}},
+        "trainer.optimizer_options: alpha: 0.9 — has no effect with optimizer adamw, which has "
+        "fields of its own. Remove it, or name a class of torch.optim such as RMSprop.",
+    ),
+    (
+        {"trainer": {"lr_warmup_steps": 3000}},
+        "trainer.lr_warmup_steps: 3000 — must be at most max_train_steps (2000). A trial would "
+        "never reach its learning rate: lower it, or use lr_warmup_fraction.",
+    ),
+    (
+        {"space": {"learning_rate": LR, "snr_gamma": {"uniform": [1, 10]}}},
+        "space.snr_gamma: has no effect with loss_weighting none. Remove it, or set "
+        "loss_weighting to min_snr or soft_min_snr.",
+    ),
+    (
+        {
+            "space": {"loss_weighting": {"choice": ["none", "p2"]}},
+            "trainer": {"noise_schedule": {"kind": "flow_matching"}},
+        },
+        "space.loss_weighting: p2 — divides by the SNR, which is 0 at the last "
+        "timestep (flow_matching or rescale_betas_zero_snr) where prediction_type is epsilon. "
+        "Use prediction_type: v_prediction, loss_weighting: none, or a schedule whose terminal "
+        "SNR is not 0.",
     ),
     (
         {"trainer": {"device": "cuda"}},
@@ -277,13 +344,15 @@ BAD_SPACE = [
     ),
     (
         {"model": {"choice": ["mlp", "other"]}},
-        "space.model: is a section, not a field. Name one of its fields: model.name, model.width, "
-        "model.num_blocks.",
+        "space.model: is a section, not a field. Name one of its fields: model.name, "
+        "model.time_embedding, model.conditioning, model.residual, model.width, "
+        "model.num_blocks, model.layer_norm, model.num_resolutions, model.attention, "
+        "model.num_heads, model.patch_size, model.mlp_ratio.",
     ),
     (
         {"noise_schedule.beta_schedule": {"choice": ["linear", "cosine"]}},
         "space.noise_schedule.beta_schedule: choice: [linear, cosine] — cosine must be one of "
-        "linear, scaled_linear, squaredcos_cap_v2. Use one of these.",
+        "linear, scaled_linear, squaredcos_cap_v2, sigmoid, given. Use one of these.",
     ),
     (
         {"noise_schedule.beta_schedule": {"choice": ["linear", "linear"]}},
@@ -320,7 +389,8 @@ BAD_SPACE = [
     ),
     (
         {"learning_rate": LR, "prediction_type": "eps"},
-        "space.prediction_type: eps — must be one of epsilon, sample, v_prediction. Did you mean "
+        "space.prediction_type: eps — must be one of epsilon, sample, v_prediction, flow. Did you "
+        "mean "
         "epsilon?",
     ),
     (
@@ -405,10 +475,11 @@ def test_what_measures_a_trial_may_be_a_constant_of_the_space():
 def test_every_other_field_may_be_searched():
     fixed = {name for name in param_names() if not may_be_searched(name)}
 
-    assert fixed == {
-        *("data.name", "data.held_out_fraction", "data.split_seed"),
-        *("eval_samples", "num_timestep_bins", "report_every", "eval_every", "device"),
+    assert {name for name in fixed if not name.startswith("data.")} == {
+        *("eval_samples", "num_timestep_bins", "report_every", "eval_every", "grad_norm_every"),
+        *("device", "noise_schedule.trained_betas"),
     }
+    assert {name for name in param_names() if name.startswith("data.")} <= fixed
 
 
 def test_searching_the_noise_schedule_is_allowed_with_a_caution():
@@ -418,6 +489,29 @@ def test_searching_the_noise_schedule_is_allowed_with_a_caution():
     (caution,) = spec.cautions()
     assert caution.startswith("space.noise_schedule.beta_schedule: ")
     assert study().cautions() == []
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        ({}, None),
+        ({"noise_schedule": {"rescale_betas_zero_snr": True}}, "where no signal is left"),
+        ({"noise_schedule": {"kind": "flow_matching"}}, "where no signal is left"),
+        (
+            {"noise_schedule": {"kind": "flow_matching"}, "prediction_type": "flow"},
+            None,
+        ),
+        ({"noise_schedule": {"num_train_timesteps": 100}}, "x_T still holds signal (KL to pure"),
+        ({"loss": "clamped_mse"}, "clamped_mse has no gradient"),
+        ({"loss": "huber"}, None),
+    ],
+    ids=str,
+)
+def test_what_is_seldom_meant_gets_a_caution(trainer, words):
+    found = study(trainer=trainer).cautions()
+
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
 
 
 @pytest.mark.parametrize("name", ["a", "_a", "0", "a.b-c_d", "a" * 100])
@@ -433,7 +527,7 @@ def test_names_that_no_study_has(name):
 def test_all_problems_are_told_at_once():
     found = complaints(
         trials=0,
-        trainer={"learning_rte": 1, "optimizer": "adam"},
+        trainer={"learning_rte": 1, "optimizer": "adamm"},
         space={"learning_rate": {"log_uniform": [0, 1]}, "batch": 3},
     )
 
@@ -631,13 +725,45 @@ def test_built_in_names_and_fields_agree_with_the_code():
     for built_in, known in ((BUILT_IN_MODELS, models.MODELS), (BUILT_IN_DATA, datasets.DATASETS)):
         assert list(built_in) == list(known)
         for name, options in built_in.items():
-            signature = inspect.signature(known[name])
             taken = {
                 parameter.name: parameter.default
-                for parameter in signature.parameters.values()
-                if parameter.kind is parameter.KEYWORD_ONLY
+                for parameter in inspect.signature(known[name]).parameters.values()
+                if parameter.name != "sample_shape"
             }
-            assert taken == options().model_dump()
+            declared = {
+                field: inspect.Parameter.empty if info.is_required() else info.default
+                for field, info in options.model_fields.items()
+            }
+            assert taken == declared
+
+
+def test_a_norm_type_may_be_infinite_and_survives_json():
+    spec = study(trainer={"grad_norm_type": "inf"})
+    again = StudySpec.model_validate_json(spec.model_dump_json())
+
+    assert spec.trainer.grad_norm_type == math.inf
+    assert again == spec
+
+
+def test_torch_optimizers_are_those_of_torch_that_need_gradients_only():
+    import torch
+
+    special = {"Optimizer", "LBFGS", "Muon", "SparseAdam", "Adam", "AdamW", "SGD"}
+    classes = {name for name, item in vars(torch.optim).items() if inspect.isclass(item)}
+
+    assert set(TORCH_OPTIMIZERS) == classes - special
+
+
+def test_options_of_a_torch_optimizer_may_be_searched():
+    spec = study(
+        space={"learning_rate": LR, "optimizer_options.alpha": {"uniform": [0.9, 0.99]}},
+        trainer={"optimizer": "RMSprop", "optimizer_options": {"centered": True}},
+    )
+
+    assert spec.trainer_for({"optimizer_options.alpha": 0.95}).optimizer_options == {
+        "centered": True,
+        "alpha": 0.95,
+    }
 
 
 def test_a_spec_is_frozen():

@@ -124,7 +124,7 @@ BAD_FILES = [
         "name: test\nspace: {learning_rate: {log_uniform: [0, 0.1]}}\ntrainer: {lr: 1}\n",
         "x.yaml: space.learning_rate: log_uniform: [0, 0.1] — the low end of a log range must be "
         "greater than 0. Use uniform, or a low end such as 1e-6.\n"
-        "x.yaml: trainer.lr: unknown field. `stabsearch schema` lists all 23 fields.",
+        "x.yaml: trainer.lr: unknown field. `stabsearch schema` lists all 46 fields.",
     ),
     (
         "name: test\nspace: {learning_rate: {choice: [2026-01-01, 1]}}\n",
@@ -376,7 +376,7 @@ class TestSchema:
             {"trials": 0},
             {"spaces": {}},
             {"trainer": {"learning_rte": 1}},
-            {"trainer": {"optimizer": "adam"}},
+            {"trainer": {"optimizer": "adamm"}},
             {"space": {"learning_rte": {"uniform": [0, 1]}}},
             {"space": {"learning_rate": {"unifrm": [0, 1]}}},
             {"space": {"eval_samples": {"int": [100, 200]}}},

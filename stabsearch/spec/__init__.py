@@ -4,11 +4,13 @@ A study is data: the same ``StudySpec`` comes from YAML, from a dict or from Pyt
 ``spec_file`` reads files and turns what pydantic found into one ``SpecError``.
 
     parts     the base of every section, kinds of numbers
+    built_ins fields of the built-in models and data
     trainer   one training run
     domains   what a parameter may be searched over
     study     a whole study
 """
 
+from stabsearch.spec.built_ins import BUILT_IN_DATA, BUILT_IN_MODELS
 from stabsearch.spec.domains import (
     DOMAINS,
     Choice,
@@ -28,8 +30,7 @@ from stabsearch.spec.study import (
     param_names,
 )
 from stabsearch.spec.trainer import (
-    BUILT_IN_DATA,
-    BUILT_IN_MODELS,
+    TORCH_OPTIMIZERS,
     DataSpec,
     ModelSpec,
     NoiseScheduleSpec,
@@ -40,6 +41,7 @@ __all__ = [
     "BUILT_IN_DATA",
     "BUILT_IN_MODELS",
     "DOMAINS",
+    "TORCH_OPTIMIZERS",
     "Choice",
     "DataSpec",
     "Domain",

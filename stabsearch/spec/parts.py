@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import (
@@ -9,6 +10,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    WithJsonSchema,
 )
 from pydantic_core import PydanticKnownError
 
@@ -33,6 +36,20 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NOT_TEXT]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), NOT_TEXT]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NOT_TEXT]
 BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), NOT_TEXT]
+
+
+def _norm_type(value: Any) -> Any:
+    return math.inf if value == "inf" else _not_text(value)
+
+
+NormType = Annotated[
+    float,
+    Field(ge=1),
+    BeforeValidator(_norm_type),
+    PlainSerializer(lambda value: "inf" if math.isinf(value) else value),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 1}, {"const": "inf"}]}),
+]
+"""p of a p-norm. Written as text where it is infinite: JSON has no infinity."""
 
 
 def scalar(value: Any) -> Any:

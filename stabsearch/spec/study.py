@@ -32,6 +32,8 @@ from stabsearch.problems import (
     show,
 )
 from stabsearch.records import Params, ParamValue
+from stabsearch.spec.built_ins import BUILT_IN_DATA, BUILT_IN_MODELS
+from stabsearch.spec.cautions import trainer_cautions
 from stabsearch.spec.domains import Choice, Domain, LogUniform, Uniform, parse_domain
 from stabsearch.spec.parts import (
     NOT_TEXT,
@@ -39,7 +41,7 @@ from stabsearch.spec.parts import (
     Part,
     PositiveInt,
 )
-from stabsearch.spec.trainer import BUILT_IN_DATA, BUILT_IN_MODELS, TrainerSpec
+from stabsearch.spec.trainer import BETA_RANGE_SCHEDULES, TrainerSpec
 
 
 class SearcherSpec(Part):
@@ -229,10 +231,13 @@ class StudySpec(Part):
         """What is allowed and should be known, one sentence or two each."""
         names = [name for name in self.searched() if name.startswith("noise_schedule.")]
         return [
-            f"space.{name}: a score is measured at the noise levels of the trial's own schedule, "
-            "so scores under different schedules compare only roughly. For a strict comparison "
-            "give each its own study (extends: derives one file from another)."
-            for name in names
+            *(
+                f"space.{name}: a score is measured at the noise levels of the trial's own "
+                "schedule, so scores under different schedules compare only roughly. For a strict "
+                "comparison give each its own study (extends: derives one file from another)."
+                for name in names
+            ),
+            *trainer_cautions(self.trainer_for({})),
         ]
 
     def step_budget(self) -> int:
@@ -323,23 +328,26 @@ class StudySpec(Part):
         for name, (field, needed) in _ONLY_WITH.items():
             possible = self._possible(field)
             if name in self.searched() and not needed.intersection(possible):
+                values = " or ".join(sorted(map(show, needed)))
                 yield Problem(
                     path=("space", name),
                     value=NOTHING,
                     rule=f"has no effect with {field} {show(possible[0])}",
-                    remedy=f"Remove it, or set {field} to {' or '.join(sorted(needed))}.",
+                    remedy=f"Remove it, or set {field} to {values}.",
                 )
 
 
 _LEAVES = dict(leaf_fields(TrainerSpec))
 _SECTIONS = tuple(name for name in TrainerSpec.model_fields if name not in _LEAVES)
-_OPEN_SECTIONS = ("model", "data")
-"""Sections whose references take fields of their own."""
+_OPEN_SECTIONS = ("model", "data", "optimizer_options")
+"""Sections that take fields of the chosen part's own."""
 
 _GROUPS = (
-    r"report_every|eval_every|max_train_steps",
+    r"report_every|eval_every|max_train_steps|lr_warmup_steps",
     r"num_timestep_bins|noise_schedule\.num_train_timesteps",
-    r"noise_schedule\.beta_.*",
+    r"noise_schedule\.(kind|beta_.*|trained_betas|num_train_timesteps)",
+    r"prediction_type|loss_weighting|noise_schedule\.(kind|rescale_betas_zero_snr)",
+    r"optimizer|optimizer_options\..*",
     r"model\..*",
     r"data\..*",
 )
@@ -349,20 +357,43 @@ _NOT_SEARCHED = {
     r"data(\..+)?": "decides which examples every score is measured on",
     r"eval_samples|num_timestep_bins": "decides how every score is measured",
     r"report_every|eval_every": "decides when a trial is judged, and not how it trains",
+    r"grad_norm_every": "decides what a trial measures, and not how it trains",
+    r"noise_schedule\.trained_betas": "is a list, and a parameter has one value",
     r"device": "decides where a trial runs, and not how it trains",
 }
 """Trainer fields, as patterns, that must have one value in a study, and why: trials that are
 measured differently do not compare, and the best score would go to the most lenient measure."""
 
-_BETA_FORMS = {"linear", "scaled_linear"}
-_ONLY_WITH: dict[str, tuple[str, set[str]]] = {
+_ADAM: set[ParamValue] = {"adamw", "adam"}
+_TAKES_BETAS = _ADAM | {"Adamax", "NAdam", "RAdam"}
+_NORM_CLIPS: set[ParamValue] = {"global_norm", "per_parameter_norm"}
+_ONLY_WITH: dict[str, tuple[str, set[ParamValue]]] = {
     "momentum": ("optimizer", {"sgd"}),
-    "adam_beta1": ("optimizer", {"adamw"}),
-    "adam_beta2": ("optimizer", {"adamw"}),
-    "adam_epsilon": ("optimizer", {"adamw"}),
-    "noise_schedule.beta_start": ("noise_schedule.beta_schedule", _BETA_FORMS),
-    "noise_schedule.beta_end": ("noise_schedule.beta_schedule", _BETA_FORMS),
+    "adam_beta1": ("optimizer", _TAKES_BETAS),
+    "adam_beta2": ("optimizer", _TAKES_BETAS),
+    "adam_epsilon": ("optimizer", _ADAM),
+    "lr_warmup_fraction": ("lr_warmup_steps", {None}),
+    "max_grad_norm": ("clipping", _NORM_CLIPS),
+    "grad_norm_type": ("clipping", _NORM_CLIPS),
+    "max_grad_value": ("clipping", {"per_parameter_value"}),
+    "agc_clipping": ("clipping", {"agc"}),
+    "autoclip_percentile": ("clipping", {"autoclip"}),
+    "huber_delta": ("loss", {"huber"}),
+    "loss_clamp": ("loss", {"clamped_mse"}),
+    "snr_gamma": ("loss_weighting", {"min_snr", "soft_min_snr"}),
+    "p2_k": ("loss_weighting", {"p2"}),
+    "p2_gamma": ("loss_weighting", {"p2"}),
+    "sigma_data": ("loss_weighting", {"edm"}),
+    "log_normal_mean": ("timestep_sampling", {"log_normal"}),
+    "log_normal_std": ("timestep_sampling", {"log_normal"}),
+    "ema_decay": ("ema_schedule", {"ramped"}),
+    "ema_sigma_rel": ("ema_schedule", {"power"}),
+    "noise_schedule.beta_start": ("noise_schedule.beta_schedule", set(BETA_RANGE_SCHEDULES)),
+    "noise_schedule.beta_end": ("noise_schedule.beta_schedule", set(BETA_RANGE_SCHEDULES)),
+    "noise_schedule.beta_schedule": ("noise_schedule.kind", {"diffusion"}),
+    "noise_schedule.rescale_betas_zero_snr": ("noise_schedule.kind", {"diffusion"}),
 }
+"""Trainer field -> the field that decides whether anyone looks at it, and its values then."""
 
 
 def may_be_searched(name: str) -> bool:
