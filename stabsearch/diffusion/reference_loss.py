@@ -1,59 +1,52 @@
 """Losses that are known before any training: what a trial's loss is measured against.
 
-Everything follows from M_t, the error per dimension of the best x0 estimate given x_t. With
-ab = alphas_cumprod and om = 1 - ab, the loss in the space of a prediction type is
-
-    epsilon       (ab / om) M        since x_t = sqrt(ab) x0 + sqrt(om) e
-    sample        M
-    v_prediction  M / om             v = sqrt(ab) e - sqrt(om) x0
-
-so a ratio of two losses at the same timestep does not depend on the prediction type.
+Everything follows from M, the error per dimension of the best x0 estimate of a kind given x_t. M
+depends on the data and on SNR = signal^2 / sigma^2 alone; the loss in the space of a prediction
+type is M times a factor (see prediction_type). So a ratio of two losses at the same timestep does
+not depend on the prediction type, and data statistics serve every noise schedule.
 """
 
-# N = examples, T = num_train_timesteps, d = numbers per example
+# N = examples, T = num_train_timesteps, R = rows, d = numbers per example, m = eigenvalues
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stabsearch.diffusion.noise_schedule import NoiseSchedule
+from stabsearch.diffusion.posterior import PosteriorCurve, posterior_curve
+from stabsearch.diffusion.power_spectrum import power_spectrum_eigenvalues
+from stabsearch.diffusion.prediction_type import PREDICTION_TYPES
 from stabsearch.records import ReferenceLoss
 
 Array = NDArray[np.float64]
 
+MAX_IMAGE_DIMENSIONS = 1024
+"""Images with more numbers get the eigenvalues of their power spectrum."""
 MAX_GRAM_ROWS = 4096
 """Largest side of the matrix whose eigenvalues are taken; beyond it, examples are subsampled."""
+CHUNK_NUMBERS = 1 << 22
+"""Numbers per temporary array: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionSpace:
-    """How a prediction type sees an error: both take (ab[T], om[T])."""
+class DataStatistics:
+    """All that the reference losses need to know of a data set."""
 
-    loss_per_sample_error: Callable[[Array, Array], Array]
-    """Factor from M_t to the loss."""
-    constant_loss: Callable[[Array, Array, float], Array]
-    """Loss of the best constant prediction, given also the data variance."""
+    num_dimensions: int
+    eigenvalues: Array
+    """Positive eigenvalues ``[m]`` of the covariance; those that are left out are 0."""
+    posterior: PosteriorCurve | None
+    """Error of the exact finite-data posterior; None where it was not asked for."""
 
-
-PREDICTION_SPACES: dict[str, PredictionSpace] = {
-    "epsilon": PredictionSpace(
-        lambda ab, om: ab / om,
-        lambda ab, om, variance: np.ones_like(ab),  # noqa: ARG005  noise has variance 1 everywhere
-    ),
-    "sample": PredictionSpace(
-        lambda ab, om: np.ones_like(ab),  # noqa: ARG005
-        lambda ab, om, variance: np.full_like(ab, variance),  # noqa: ARG005
-    ),
-    "v_prediction": PredictionSpace(
-        lambda ab, om: 1 / om,  # noqa: ARG005
-        lambda ab, om, variance: ab + om * variance,
-    ),
-}
+    @property
+    def variance(self) -> float:
+        """Variance per dimension."""
+        return float(self.eigenvalues.sum()) / self.num_dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,56 +56,122 @@ class ReferenceCurves:
     constant: Array
     """C0: the best constant prediction."""
     isotropic: Array
-    """L_iso: the best denoiser of the form mean + gain_t (x_t / sqrt(ab) - mean)."""
+    """L_iso: the best denoiser of the form mean + gain_t (x_t / signal_t - mean)."""
     linear: Array
     """L_lin: the best linear denoiser (LMMSE); an upper bound on the Bayes loss."""
+    posterior: Array | None
+    """L_post: the best denoiser of the training set itself, all memorised; a lower bound on the
+    training loss, at most L_lin. None where it was not asked for."""
 
     def in_bins(self, bin_edges: tuple[int, ...]) -> ReferenceLoss:
         """Average over the timesteps of each bin."""
+        posterior = self.posterior
         return ReferenceLoss(
             bin_constant=bin_means(self.constant, bin_edges),
             bin_isotropic=bin_means(self.isotropic, bin_edges),
             bin_linear=bin_means(self.linear, bin_edges),
-            constant_score=geometric_mean(bin_means(self.constant / self.linear, bin_edges)),
+            bin_posterior=None if posterior is None else bin_means(posterior, bin_edges),
+            constant_score=self.score(self.constant, np.arange(len(self.constant)), bin_edges),
         )
 
+    def score(
+        self, losses: Array, timesteps: NDArray[np.int64], bin_edges: tuple[int, ...]
+    ) -> float:
+        """Geometric mean over bins of the mean of loss / L_lin, for ``losses[R]`` at these.
 
-def reference_curves(
-    eigenvalues: Array, num_dimensions: int, schedule: NoiseSchedule, prediction_type: str
-) -> ReferenceCurves:
-    """Reference losses under a schedule for data with a covariance of these eigenvalues.
+        Left out are timesteps at which L_lin is 0 (zero terminal SNR with epsilon: the noise is
+        then known exactly, and every other loss is infinitely worse), and bins of no others.
+        """
+        has_ratio = self.linear[timesteps] > 0
+        timesteps, losses = timesteps[has_ratio], losses[has_ratio]
+        ratios = losses / self.linear[timesteps]
+        in_bin = [
+            ratios[(low <= timesteps) & (timesteps < high)]
+            for low, high in itertools.pairwise(bin_edges)
+        ]
+        return geometric_mean(tuple(float(values.mean()) for values in in_bin if len(values)))
 
-    With the eigenvalues l_i (those that are left out are 0) and s2 their mean over d dimensions,
-    ``M_iso = s2 om / (ab s2 + om)`` and ``M_lin = mean_i l_i om / (ab l_i + om)``.
+
+def data_statistics(data: NDArray[np.float32], *, with_posterior: bool = True) -> DataStatistics:
+    """Statistics of ``data[N, ...]``, to be computed once per data set.
+
+    The posterior takes a few seconds of one core, the eigenvalues as long on large data.
     """
-    ab, om = schedule.alphas_cumprod, schedule.one_minus_alphas_cumprod
-    space = PREDICTION_SPACES[prediction_type]
-    variance = float(eigenvalues.sum()) / num_dimensions
-    factor = space.loss_per_sample_error(ab, om)
-    # Directions without variance are known exactly and add nothing to M_lin.
-    linear = sum(value * om / (ab * value + om) for value in eigenvalues) / num_dimensions
-    return ReferenceCurves(
-        constant=space.constant_loss(ab, om, variance),
-        isotropic=factor * variance * om / (ab * variance + om),
-        linear=factor * np.asarray(linear),
+    return DataStatistics(
+        num_dimensions=math.prod(data.shape[1:]),
+        eigenvalues=covariance_eigenvalues(data),
+        posterior=posterior_curve(data) if with_posterior else None,
     )
 
 
-def covariance_eigenvalues(data: NDArray[np.float32]) -> Array:
-    """Positive eigenvalues of the covariance of ``data[N, ...]``, at most min(N, d) of them.
+def reference_curves(
+    statistics: DataStatistics, schedule: NoiseSchedule, prediction_type: str
+) -> ReferenceCurves:
+    """Reference losses under a schedule for data of these statistics.
 
-    Works on whichever of the d x d covariance and the N x N Gram matrix is smaller: their
-    positive eigenvalues are the same. Above 4,096 rows of both, a fixed subsample of the
-    examples stands for all.
+    With the eigenvalues l_i and v their mean over d dimensions,
+    ``M_iso = v / (SNR v + 1)`` and ``M_lin = mean_i l_i / (SNR l_i + 1)``.
     """
-    rows = data.reshape(len(data), -1).astype(np.float64)
-    if min(rows.shape) > MAX_GRAM_ROWS:
-        rows = rows[np.random.default_rng(0).permutation(len(rows))[:MAX_GRAM_ROWS]]
-    centred = rows - rows.mean(axis=0)
-    tall = centred if centred.shape[0] >= centred.shape[1] else centred.T
-    eigenvalues: Array = np.linalg.eigvalsh(tall.T @ tall) / len(centred)
+    prediction = PREDICTION_TYPES[prediction_type]
+    factor = prediction.loss_per_sample_error(schedule)
+    snr: Array = (schedule.signal / schedule.sigma) ** 2
+    variance = statistics.variance
+    linear = _linear_error(statistics, snr)
+    return ReferenceCurves(
+        constant=prediction.constant_loss(schedule, variance),
+        isotropic=factor * variance / (snr * variance + 1),
+        linear=factor * linear,
+        posterior=(
+            None
+            if statistics.posterior is None
+            # The posterior mean is the best estimate of all: above M_lin is Monte Carlo noise.
+            else factor * np.minimum(statistics.posterior.at(schedule.log_snr), linear)
+        ),
+    )
+
+
+def _linear_error(statistics: DataStatistics, snr: Array) -> Array:
+    """M_lin ``[T]``. Directions without variance are known exactly and add nothing."""
+    total = np.zeros_like(snr)
+    size = max(1, CHUNK_NUMBERS // len(snr))
+    for start in range(0, len(statistics.eigenvalues), size):
+        eigenvalues = statistics.eigenvalues[start : start + size, None]
+        total += (eigenvalues / (snr * eigenvalues + 1)).sum(axis=0)
+    return total / statistics.num_dimensions
+
+
+def covariance_eigenvalues(data: NDArray[np.float32]) -> Array:
+    """Positive eigenvalues of the covariance of ``data[N, ...]``.
+
+    Images ``[N, C, H, W]`` of more than 1,024 numbers have those of their power spectrum, an
+    approximation from above of L_lin. All other data have the exact ones, at most min(N, d) of
+    them; above 4,096 of both N and d, a fixed subsample of the examples stands for all.
+    """
+    is_image = data.ndim == 4
+    if is_image and data[0].size > MAX_IMAGE_DIMENSIONS:
+        eigenvalues = power_spectrum_eigenvalues(data)
+    else:
+        eigenvalues = _exact_eigenvalues(data.reshape(len(data), -1))
     positive: Array = eigenvalues[eigenvalues > eigenvalues.max() * 1e-12]
     return positive
+
+
+def _exact_eigenvalues(rows: NDArray[np.float32]) -> Array:
+    """Of the d x d covariance or the N x N Gram matrix: their positive ones are the same."""
+    if min(rows.shape) > MAX_GRAM_ROWS:
+        rows = rows[np.random.default_rng(0).permutation(len(rows))[:MAX_GRAM_ROWS]]
+    mean = rows.mean(axis=0, dtype=np.float64)
+    num_rows, num_dimensions = rows.shape
+    is_tall = num_rows >= num_dimensions
+    side = min(rows.shape)
+    products = np.zeros((side, side))
+    size = max(1, CHUNK_NUMBERS // side)
+    for start in range(0, max(rows.shape), size):
+        part = slice(start, start + size)
+        centred = rows[part] - mean if is_tall else (rows[:, part] - mean[part]).T
+        products += centred.T @ centred
+    eigenvalues: Array = np.linalg.eigvalsh(products) / num_rows
+    return eigenvalues
 
 
 def bin_means(curve: Array, bin_edges: tuple[int, ...]) -> tuple[float, ...]:

@@ -1,22 +1,41 @@
-"""Where examples come from: arrays ``[N, ...]`` in memory, split once and for all."""
+"""Where examples come from: arrays ``[N, ...]`` in memory, split once and for all.
+
+    toys     nothing to bring: digits, mixture, gaussian
+    files    one's own files: image_folder, array, parquet
+    hubs     what other libraries keep on disk: torchvision, huggingface
+    images   decoded images become numbers
+
+A loader takes the other fields of the study's ``data`` section as keywords and returns an array.
+What it needs to read them (Pillow, PyArrow, ...) is imported when it is called: a worker that
+trains on digits does not pay for it.
+"""
+
+# N = examples
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stabsearch.diffusion.datasets.files import array, image_folder, parquet
+from stabsearch.diffusion.datasets.hubs import huggingface, torchvision
+from stabsearch.diffusion.datasets.toys import digits, gaussian, mixture
+
+__all__ = ["DATASETS", "Array", "Dataset", "digits", "make_dataset"]
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Examples to train on and examples held out for the score."""
+    """Examples to train on and examples held out for the score.
+
+    The arrays may lie in memory that is shared and read-only: nobody writes into them.
+    """
 
     train: Array
     held_out: Array
@@ -26,22 +45,16 @@ class Dataset:
         return self.train.shape[1:]
 
 
-def digits() -> Array:
-    """The 1,797 handwritten digits that ship with scikit-learn as ``[N, 1, 8, 8]`` in [-1, 1].
-
-    Reads scikit-learn's file without importing scikit-learn, which would cost every worker the
-    better part of a second.
-    """
-    package = importlib.util.find_spec("sklearn")
-    if package is None or not package.submodule_search_locations:
-        raise ValueError("the digits ship with scikit-learn, which is not installed.")
-    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    rows = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    images = rows[:, :64]  # the last column is the label
-    return np.asarray(images / 8 - 1, dtype=np.float32).reshape(-1, 1, 8, 8)
-
-
-DATASETS: dict[str, Callable[..., Array]] = {"digits": digits}
+DATASETS: dict[str, Callable[..., Array]] = {
+    "digits": digits,
+    "image_folder": image_folder,
+    "array": array,
+    "parquet": parquet,
+    "torchvision": torchvision,
+    "huggingface": huggingface,
+    "mixture": mixture,
+    "gaussian": gaussian,
+}
 
 
 def make_dataset(
@@ -51,7 +64,8 @@ def make_dataset(
 
     Raises ValueError for data that no denoiser can be trained on.
     """
-    examples = np.asarray(load(**options), dtype=np.float32)
+    # Contiguous, because shared memory holds only contiguous arrays without a copy per reader.
+    examples = np.ascontiguousarray(load(**options), dtype=np.float32)
     if examples.ndim < 2 or len(examples) < 2:
         raise ValueError(
             f"the data must be an array [N, ...] of at least 2 examples, but has shape "
