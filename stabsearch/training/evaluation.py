@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from stabsearch.diffusion.objective import Objective, per_sample_loss
-from stabsearch.diffusion.reference_loss import ReferenceCurves, geometric_mean
+from stabsearch.diffusion.reference_loss import ReferenceCurves
 from stabsearch.records import Evaluation
 from stabsearch.training.ema import Ema
 
@@ -30,7 +31,7 @@ class EvaluationGrid:
 
     def __init__(
         self,
-        held_out: NDArray[np.float32],
+        held_out: Tensor,
         objective: Objective,
         curves: ReferenceCurves,
         bin_edges: tuple[int, ...],
@@ -55,14 +56,16 @@ class EvaluationGrid:
                 for _ in range(num_bins)
             ]
         )
-        x0 = torch.from_numpy(held_out)[examples]
+        x0 = held_out[examples]
         noise = torch.randn(x0.shape, generator=generator)
         self._x_t, self._target = objective.noised_and_target(
             x0.to(device), timesteps.to(device), noise.to(device)
         )
         self._timesteps = timesteps.to(device)
         self._num_bins = num_bins
-        self._linear = curves.linear[timesteps.numpy()]
+        self._score = functools.partial(
+            curves.score, timesteps=timesteps.numpy(), bin_edges=bin_edges
+        )
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, ema: Ema | None, autocast: torch.autocast) -> Evaluation:
@@ -75,8 +78,8 @@ class EvaluationGrid:
         return Evaluation(
             bin_loss_raw=self._bin_means(raw),
             bin_loss_ema=self._bin_means(averaged),
-            score_raw=geometric_mean(self._bin_means(raw / self._linear)),
-            score_ema=geometric_mean(self._bin_means(averaged / self._linear)),
+            score_raw=self._score(raw),
+            score_ema=self._score(averaged),
         )
 
     def _row_losses(

@@ -13,9 +13,12 @@ LR_DECAYS: dict[str, Callable[[float], float]] = {
 """Schedule -> factor, given the share [0, 1) of the steps after warm-up that are done."""
 
 
-def lr_warmup_steps(lr_warmup_fraction: float, max_train_steps: int) -> int:
-    """Warm-up as a share of the trial, so that a short trial reaches its learning rate too."""
-    return round(lr_warmup_fraction * max_train_steps)
+def lr_warmup_steps(given_steps: int | None, fraction: float, max_train_steps: int) -> int:
+    """Warm-up in steps: as given, or else the fraction of the trial.
+
+    The fraction is the safer of the two: a short trial reaches its learning rate too.
+    """
+    return round(fraction * max_train_steps) if given_steps is None else given_steps
 
 
 def lr_factor(step: int, lr_schedule: str, warmup_steps: int, max_train_steps: int) -> float:

@@ -4,12 +4,13 @@ A step hands over tensors that the training loop has made anyway; nothing is com
 host waits for nothing. When the window ends, everything crosses to the host at once.
 """
 
-# B = batch, W = steps of a window, K = timestep bins
+# B = batch, W = steps of a window, M = steps of it with sample gradients, K = timestep bins
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,25 +19,65 @@ from torch import Tensor
 
 from stabsearch.training.clipping import ClipRecord
 
+Array = NDArray[np.float64]
+
+OUTLIER_RATIO = 3.0
+"""A norm above this many times the median of the norms before it is an outlier."""
+REMEMBERED_NORMS = 200
+MIN_REMEMBERED_NORMS = 20
+"""With fewer norms there is no median to speak of."""
+
+
+class StepRecord(NamedTuple):
+    """What one step has to tell. Tensors stay on the device."""
+
+    timesteps: Tensor
+    """``[B]``."""
+    sample_loss: Tensor
+    """``[B]``, mean squared error without any weight."""
+    clip: ClipRecord
+    clamped_fraction: Tensor | None
+    """0-d, of a loss that clamps."""
+    squared_grad_norms: Tensor | None
+    """``[B]``, of each sample's own gradient, on the steps that measure it."""
+
+
+class StepObserver(Protocol):
+    """Whom the loop tells of each step: the telemetry, or nobody (for benchmarks)."""
+
+    def observe(self, step: StepRecord) -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTelemetry:
     """A window on the host. Steps count from 0 at the window's first."""
 
-    bin_loss_sum: NDArray[np.float64]
+    bin_loss_sum: Array
     """``[K]``, over samples with a finite loss."""
     bin_count: NDArray[np.int64]
     """``[K]``, all samples."""
     bin_nonfinite: NDArray[np.int64]
     """``[K]``, samples whose loss was NaN or Inf."""
-    batch_loss: NDArray[np.float64]
+    batch_loss: Array
     """``[W]``."""
-    grad_norm: NDArray[np.float64]
-    """Before clipping; of the steps whose norm was looked at."""
-    clip_coef: NDArray[np.float64]
-    """Of the same steps."""
+    grad_norm: Array
+    """``[W]``, before clipping."""
+    clip_coef: Array
+    """``[W]``."""
+    is_clipped: NDArray[np.bool_]
+    """``[W]``."""
+    outlier_norm_rate: float
+    """Share of the finite norms above 3 times the median of those before the window."""
+    clamped_fraction: float
+    """Share of the loss's elements that were clamped."""
+    bin_grad_norm: Array
+    """``[K]``, root mean square over samples; NaN without any."""
+    bin_grad_count: NDArray[np.int64]
+    """``[K]``, samples behind it."""
     nonfinite_steps: int
-    """Steps whose loss or gradient norm was NaN or Inf."""
+    """Steps whose loss or gradient norm was NaN or Inf, scaler skips left out."""
+    scaler_skips: int
+    """Steps whose scaled gradient overflowed while the loss was finite."""
     first_nonfinite_step: int | None
     first_nonfinite_bins: tuple[int, ...]
 
@@ -44,66 +85,99 @@ class WindowTelemetry:
 class Telemetry:
     """Collects one window at a time."""
 
-    def __init__(self, bin_edges: tuple[int, ...]) -> None:
+    def __init__(self, bin_edges: tuple[int, ...], *, scales_loss: bool = False) -> None:
+        """``scales_loss``: training is fp16, whose loss scaler overflows gradients at times."""
         self._num_bins = len(bin_edges) - 1
         self._bin_of_timestep = np.repeat(np.arange(self._num_bins), np.diff(bin_edges))
-        self._sample_losses: list[Tensor] = []
-        self._norm_steps: list[int] = []
-        self._grad_norms: list[Tensor] = []
-        self._clip_coefs: list[Tensor] = []
+        self._scales_loss = scales_loss
+        self._steps: list[StepRecord] = []
+        self._past_norms: Array = np.empty(0)
 
-    def observe(self, sample_loss: Tensor, clip: ClipRecord | None) -> None:
-        """Remember one step: its per-sample losses ``[B]`` and what clipping did, if known."""
-        self._sample_losses.append(sample_loss.detach())
-        if clip is None:
-            return
-        self._norm_steps.append(len(self._sample_losses) - 1)
-        self._grad_norms.append(clip.grad_norm)
-        self._clip_coefs.append(clip.coef)
+    def observe(self, step: StepRecord) -> None:
+        """Remember one step."""
+        # detached: the graph of a batch must not outlive its step
+        self._steps.append(step._replace(sample_loss=step.sample_loss.detach()))
 
-    def read(self, timesteps: Tensor) -> WindowTelemetry:
-        """Sum up the observed window, whose steps drew ``timesteps[W, B]``, and forget it."""
-        num_steps, num_norms = len(self._sample_losses), len(self._norm_steps)
-        # The window's one wait for the device.
-        packed = torch.cat([t.flatten() for t in self._all_tensors()]).double().cpu().numpy()
-        bins = self._bin_of_timestep[timesteps.cpu().numpy()]
-        num_losses = len(packed) - 2 * num_norms
-        losses = packed[:num_losses].reshape(num_steps, -1)
-        grad_norm, clip_coef = packed[num_losses:].reshape(2, num_norms)
+    def read(self) -> WindowTelemetry:
+        """Sum up the observed window, and forget its steps."""
+        steps, self._steps = self._steps, []
+        measured = [i for i, s in enumerate(steps) if s.squared_grad_norms is not None]
+        # The window's waits for the device: one for the numbers, one for the timesteps.
+        losses, norms, coefs, clipped, clamped, squares = _to_host(_columns(steps))
+        bins = self._bin_of_timestep[torch.stack([s.timesteps for s in steps]).cpu().numpy()]
+
         batch_loss = losses.mean(axis=1)
-        is_nonfinite = ~np.isfinite(batch_loss)
-        is_nonfinite[self._norm_steps] |= ~np.isfinite(grad_norm)
-        self._clear()
-
+        is_loss_bad, is_norm_bad = ~np.isfinite(batch_loss), ~np.isfinite(norms)
+        is_scaler_skip = is_norm_bad & ~is_loss_bad & self._scales_loss
+        is_nonfinite = (is_loss_bad | is_norm_bad) & ~is_scaler_skip
         finite = np.isfinite(losses)
         first = int(is_nonfinite.argmax()) if is_nonfinite.any() else None
-        first_bins = (
-            () if first is None else tuple(np.unique(bins[first][~finite[first]]).tolist())
-        )
+        grad_norm, grad_count = self._bin_grad_norms(bins[measured], squares)
         return WindowTelemetry(
             bin_loss_sum=self._sum_in_bins(bins, np.where(finite, losses, 0)),
             bin_count=self._sum_in_bins(bins).astype(np.int64),
             bin_nonfinite=self._sum_in_bins(bins, ~finite).astype(np.int64),
             batch_loss=batch_loss,
-            grad_norm=grad_norm,
-            clip_coef=clip_coef,
+            grad_norm=norms,
+            clip_coef=coefs,
+            is_clipped=clipped > 0,
+            outlier_norm_rate=self._outlier_rate(norms[~is_norm_bad]),
+            clamped_fraction=float(clamped.mean()) if len(clamped) else 0.0,
+            bin_grad_norm=grad_norm,
+            bin_grad_count=grad_count,
             nonfinite_steps=int(is_nonfinite.sum()),
+            scaler_skips=int(is_scaler_skip.sum()),
             first_nonfinite_step=first,
-            first_nonfinite_bins=first_bins,
+            first_nonfinite_bins=(
+                () if first is None else tuple(np.unique(bins[first][~finite[first]]).tolist())
+            ),
         )
 
-    def _sum_in_bins(
-        self, bins: NDArray[np.int64], values: NDArray[Any] | None = None
-    ) -> NDArray[np.float64]:
+    def state_dict(self) -> dict[str, Tensor]:
+        """Between two windows: the norms that an outlier is measured against."""
+        return {"past_norms": torch.from_numpy(self._past_norms.copy())}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._past_norms = state["past_norms"].cpu().numpy().copy()
+
+    def _outlier_rate(self, norms: Array) -> float:
+        """Of finite norms; the median is that of the norms before this window."""
+        past = self._past_norms
+        self._past_norms = np.concatenate([past, norms])[-REMEMBERED_NORMS:]
+        if len(past) < MIN_REMEMBERED_NORMS or not len(norms):
+            return 0.0
+        return float(np.mean(norms > OUTLIER_RATIO * np.median(past)))
+
+    def _bin_grad_norms(
+        self, bins: NDArray[np.int64], squares: Array
+    ) -> tuple[Array, NDArray[np.int64]]:
+        finite = np.isfinite(squares)
+        count = self._sum_in_bins(bins, finite)
+        total = self._sum_in_bins(bins, np.where(finite, squares, 0))
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(total / count), count.astype(np.int64)
+
+    def _sum_in_bins(self, bins: NDArray[np.int64], values: NDArray[Any] | None = None) -> Array:
         weights = None if values is None else values.ravel()
         return np.bincount(bins.ravel(), weights, self._num_bins).astype(np.float64)
 
-    def _all_tensors(self) -> list[Tensor]:
-        norms = [torch.stack(self._grad_norms + self._clip_coefs)] if self._grad_norms else []
-        return self._sample_losses + norms
 
-    def _clear(self) -> None:
-        self._sample_losses.clear()
-        self._norm_steps.clear()
-        self._grad_norms.clear()
-        self._clip_coefs.clear()
+def _columns(steps: Sequence[StepRecord]) -> list[list[Tensor]]:
+    return [
+        [s.sample_loss for s in steps],
+        [s.clip.grad_norm for s in steps],
+        [s.clip.coef for s in steps],
+        [s.clip.is_clipped for s in steps],
+        [s.clamped_fraction for s in steps if s.clamped_fraction is not None],
+        [s.squared_grad_norms for s in steps if s.squared_grad_norms is not None],
+    ]
+
+
+def _to_host(columns: Sequence[Sequence[Tensor]]) -> list[Array]:
+    """Every column stacked, in float64, by one transfer."""
+    stacked = [torch.stack(list(column)) if column else torch.empty(0) for column in columns]
+    device = stacked[0].device
+    packed = torch.cat([t.flatten().to(device, torch.float64) for t in stacked]).cpu().numpy()
+    ends = np.cumsum([t.numel() for t in stacked])
+    pieces = np.split(packed, ends[:-1])
+    return [piece.reshape(t.shape) for piece, t in zip(pieces, stacked, strict=True)]

@@ -4,92 +4,80 @@ The result depends on the spec and the seed only: not on the worker, its earlier
 neighbours. Nothing inside a step waits for the device.
 """
 
-# B = batch, W = steps of a window, T = num_train_timesteps
+# B = batch, T = num_train_timesteps, K = timestep bins
 
 from __future__ import annotations
 
-import functools
-import json
-import math
+import itertools
 import statistics
 import time
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stabsearch.diffusion.datasets import DATASETS, Dataset, make_dataset
+from stabsearch.diffusion.loss_weighting import loss_weights
 from stabsearch.diffusion.models import MODELS
 from stabsearch.diffusion.noise_schedule import NoiseSchedule, make_noise_schedule
-from stabsearch.diffusion.objective import Objective, per_sample_loss
-from stabsearch.diffusion.reference_loss import (
-    ReferenceCurves,
-    covariance_eigenvalues,
-    reference_curves,
-)
+from stabsearch.diffusion.objective import Objective, SampleLosses
+from stabsearch.diffusion.prepared_data import PreparedData, prepare_data
+from stabsearch.diffusion.reference_loss import reference_curves
 from stabsearch.records import Evaluation, Report, TrialFacts
 from stabsearch.references import resolve
-from stabsearch.spec import DataSpec, NoiseScheduleSpec, TrainerSpec
-from stabsearch.training.batches import Batches
-from stabsearch.training.clipping import ClipRecord, clip_grad_norm
-from stabsearch.training.ema import Ema
+from stabsearch.spec import NoiseScheduleSpec, TrainerSpec
+from stabsearch.training.batches import Batch, Batches
+from stabsearch.training.clipping import make_clipper
+from stabsearch.training.ema import make_ema
 from stabsearch.training.evaluation import EvaluationGrid
+from stabsearch.training.gradient_norms import probe_squared_norms
 from stabsearch.training.lr_schedule import lr_factor, lr_warmup_steps
+from stabsearch.training.optimizer_step import OptimizerStep
 from stabsearch.training.optimizers import make_optimizer
-from stabsearch.training.telemetry import Telemetry, WindowTelemetry
+from stabsearch.training.sample_gradients import GradientProbe, SampleGradients
+from stabsearch.training.telemetry import StepObserver, StepRecord, Telemetry, WindowTelemetry
 
-AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-
-
-UNCLIPPED_NORM_EVERY = 8
-"""Where nothing clips, the gradient norm is only looked at: on every 8th step, for its cost."""
-
-
-class StepObserver(Protocol):
-    """What the loop tells of each step; the telemetry, or nothing (for benchmarks)."""
-
-    def observe(self, sample_loss: Tensor, clip: ClipRecord | None) -> None: ...
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+NORM_CLIPPINGS = frozenset({"global_norm", "per_parameter_norm"})
+"""Clippings whose threshold is max_grad_norm."""
 
 
 class Trainer:
     """Trains window by window; every window ends in a Report."""
 
-    def __init__(self, spec: TrainerSpec, seed: int) -> None:
+    def __init__(self, spec: TrainerSpec, seed: int, data: PreparedData | None = None) -> None:
+        """``data`` is what ``prepare_data(spec.data)`` returns, where it is there already."""
+        data = data or prepare_data(spec.data)
         self.spec = spec
         self.step = 0
         self._train_seconds = 0.0
         self._device = choose_device(spec.device)
-        dataset = load_dataset(spec.data)
         schedule = load_schedule(spec.noise_schedule)
         bin_edges = schedule.bin_edges(spec.num_timestep_bins)
-        curves = load_curves(spec.data, spec.noise_schedule, spec.prediction_type)
-        self.facts = TrialFacts(
-            max_train_steps=spec.max_train_steps,
-            lr_warmup_steps=lr_warmup_steps(spec.lr_warmup_fraction, spec.max_train_steps),
-            report_every=spec.report_every,
-            max_grad_norm=spec.max_grad_norm,
-            bin_edges=bin_edges,
-            reference=curves.in_bins(bin_edges),
-        )
+        curves = reference_curves(data.statistics, schedule, spec.prediction_type)
         # Global, because a user's model may draw from the global generator (dropout).
         torch.manual_seed(seed)
-        self._model = build_model(spec, dataset.sample_shape).to(self._device).train()
-        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(spec, self._parameters)
-        self._ema = None if spec.ema_decay is None else Ema(self._model, spec.ema_decay)
-        self._objective = Objective(schedule, spec.prediction_type, self._device)
-        self._data = torch.from_numpy(dataset.train).to(self._device)
+        self._model = build_model(spec, data.dataset.sample_shape).to(self._device).train()
+        self._forward: Callable[..., Tensor] = (
+            torch.compile(self._model) if spec.compile else self._model
+        )
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        optimizer = make_optimizer(spec, parameters)
+        self._optimizer = optimizer
+        self._optimizer_step = OptimizerStep(optimizer, spec.precision, self._device)
+        self._clipper = make_clipper(spec, parameters)
+        self._ema = make_ema(self._model, spec)
+        self._objective = make_objective(spec, schedule, self._device)
+        self._data = shared_tensor(data.dataset.train).to(self._device)
         self._batches = Batches(
-            len(dataset.train),
-            spec.batch_size,
-            schedule.num_train_timesteps,
-            seed,
-            self._device,
+            spec, len(data.dataset.train), schedule.log_snr, seed, self._device
         )
         self._grid = EvaluationGrid(
-            dataset.held_out,
+            shared_tensor(data.dataset.held_out),
             self._objective,
             curves,
             bin_edges,
@@ -99,7 +87,28 @@ class Trainer:
         )
         dtype = AUTOCAST_DTYPES[spec.precision]
         self._autocast = torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-        self._telemetry = Telemetry(bin_edges)
+        self._telemetry = Telemetry(bin_edges, scales_loss=spec.precision == "fp16")
+        self._sample_gradients = SampleGradients(self._model, spec.grad_norm_every)
+        self._gradient_probe = GradientProbe(self._data, bin_edges, seed, spec.max_train_steps)
+        self._facts = TrialFacts(
+            max_train_steps=spec.max_train_steps,
+            lr_warmup_steps=lr_warmup_steps(
+                spec.lr_warmup_steps, spec.lr_warmup_fraction, spec.max_train_steps
+            ),
+            report_every=spec.report_every,
+            clipping=spec.clipping,
+            max_grad_norm=spec.max_grad_norm if spec.clipping in NORM_CLIPPINGS else None,
+            skips_nonfinite=spec.nonfinite_gradients == "skip",
+            bin_edges=bin_edges,
+            bin_share=bin_sums(self._batches.timestep_probabilities(), bin_edges),
+            reference=curves.in_bins(bin_edges),
+        )
+
+    @property
+    def facts(self) -> TrialFacts:
+        """What the reports are judged by; remarks may still come with the first report."""
+        remark = self._sample_gradients.remark
+        return replace(self._facts, remarks=(remark,)) if remark else self._facts
 
     @property
     def is_finished(self) -> bool:
@@ -108,33 +117,20 @@ class Trainer:
     def train_window(self) -> Report:
         """Take the next ``report_every`` steps (fewer at the end) and report on them."""
         started = time.perf_counter()
-        num_steps = min(self.spec.report_every, self.spec.max_train_steps - self.step)
-        timesteps = self.train_steps(num_steps, self._telemetry)
-        window = self._telemetry.read(timesteps)
+        first = self.step
+        self.train_steps(
+            min(self.spec.report_every, self.spec.max_train_steps - first), self._telemetry
+        )
+        window = self._telemetry.read()
+        cosines = self._bin_grad_cosines(first)
         evaluation = self.evaluate() if self._is_evaluation_due() else None
         self._train_seconds += time.perf_counter() - started
-        return self._report(window, num_steps, evaluation)
+        return self._report(window, first, cosines, evaluation)
 
-    def train_steps(self, num_steps: int, observer: StepObserver) -> Tensor:
-        """Take ``num_steps`` optimizer steps; return their timesteps ``[W, B]``."""
-        window = self._batches.draw(num_steps)
-        for indices, timesteps in zip(window.indices, window.timesteps, strict=True):
-            self._set_learning_rate()
-            x0 = self._data[indices]
-            x_t, target = self._objective.noised_and_target(
-                x0, timesteps, self._batches.noise_like(x0)
-            )
-            with self._autocast:
-                prediction = self._model(x_t, timesteps)
-            sample_loss = per_sample_loss(prediction, target)
-            self._optimizer.zero_grad(set_to_none=True)
-            sample_loss.mean().backward()  # type: ignore[no-untyped-call]
-            observer.observe(sample_loss, self._clip())
-            self._optimizer.step()
-            self.step += 1
-            if self._ema is not None:
-                self._ema.update(self.step)
-        return window.timesteps
+    def train_steps(self, num_steps: int, observer: StepObserver) -> None:
+        """Take ``num_steps`` optimizer steps."""
+        for _ in range(num_steps):
+            observer.observe(self._take_step())
 
     def evaluate(self) -> Evaluation:
         """Held-out loss on the study's fixed grid."""
@@ -145,10 +141,13 @@ class Trainer:
         return {
             "step": self.step,
             "train_seconds": self._train_seconds,
-            "model": self._model.state_dict(),
+            "model": dict(self._model.state_dict()),
             "optimizer": self._optimizer.state_dict(),
+            "optimizer_step": self._optimizer_step.state_dict(),
+            "clipper": self._clipper.state_dict(),
             "ema": None if self._ema is None else self._ema.state_dict(),
             "batches": self._batches.state_dict(),
+            "telemetry": self._telemetry.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": (
                 torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
@@ -160,24 +159,91 @@ class Trainer:
         self._train_seconds = state["train_seconds"]
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer_step.load_state_dict(state["optimizer_step"])
+        self._clipper.load_state_dict(state["clipper"])
         if self._ema is not None:
             self._ema.load_state_dict(state["ema"])
         self._batches.load_state_dict(state["batches"])
+        self._telemetry.load_state_dict(state["telemetry"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
 
-    def _clip(self) -> ClipRecord | None:
-        """Clip, if that is asked for; None on a step whose norm is not looked at."""
-        max_grad_norm = self.spec.max_grad_norm
-        if max_grad_norm is None and self.step % UNCLIPPED_NORM_EVERY:
+    def _take_step(self) -> StepRecord:
+        self._set_learning_rate()
+        batch = self._batches.next()
+        x0 = self._data[batch.indices]
+        x_t, target = self._objective.noised_and_target(
+            x0, batch.timesteps, self._batches.noise_like(x0)
+        )
+        with self._sample_gradients.capture(self.step):
+            losses = self._losses(x_t, target, batch)
+            loss = weighted(losses.training, batch.importance).mean()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer_step.scale(loss).backward()  # type: ignore[no-untyped-call]
+        squared_norms = self._squared_norms(x_t, target, batch)
+        self._optimizer_step.unscale()
+        clip = self._clipper.clip()
+        self._optimizer_step.step(clip.grad_norm)
+        self._batches.observe(batch.timesteps, losses.training)
+        self.step += 1
+        if self._ema is not None:
+            self._ema.update(self.step)
+        return StepRecord(
+            batch.timesteps, losses.mse, clip, losses.clamped_fraction, squared_norms
+        )
+
+    def _losses(self, x_t: Tensor, target: Tensor, batch: Batch) -> SampleLosses:
+        # A compiled model has no modules to hook: a measured step runs it as it was written.
+        is_measured = self._sample_gradients.is_due(self.step)
+        model = self._model if is_measured else self._forward
+        with self._autocast:
+            prediction = model(x_t, batch.timesteps)
+        return self._objective.sample_losses(prediction, target, batch.timesteps)
+
+    def _squared_norms(self, x_t: Tensor, target: Tensor, batch: Batch) -> Tensor | None:
+        """``[B]`` squared norm of each sample's own gradient, on the steps that measure it."""
+
+        def sample_losses(
+            prediction: Tensor, target: Tensor, timesteps: Tensor, importance: Tensor
+        ) -> Tensor:
+            losses = self._objective.sample_losses(prediction, target, timesteps)
+            return losses.training * importance
+
+        def probe() -> Tensor:
+            importance = batch.importance
+            if importance is None:
+                importance = torch.ones_like(batch.timesteps, dtype=torch.float32)
+            with self._autocast:
+                return probe_squared_norms(
+                    self._model,
+                    (x_t, batch.timesteps),
+                    sample_losses,
+                    (target, batch.timesteps, importance),
+                )
+
+        return self._sample_gradients.squared_norms(
+            self.step, len(x_t), self._optimizer_step.loss_scale, probe
+        )
+
+    def _bin_grad_cosines(self, first_step: int) -> tuple[tuple[float, ...], ...] | None:
+        """Cosines between the bins' mean gradients, in the windows that hold a probe."""
+        if not self.spec.grad_norm_every:
             return None
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        return clip_grad_norm(gradients, max_grad_norm)
+        if not self._gradient_probe.is_due(first_step, self.step):
+            return None
+
+        def losses(x0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+            x_t, target = self._objective.noised_and_target(x0, timesteps, noise)
+            with self._autocast:
+                prediction = self._model(x_t, timesteps)
+            return self._objective.sample_losses(prediction, target, timesteps).training
+
+        return self._gradient_probe.cosines(self._model, losses)
 
     def _learning_rate(self, step: int) -> float:
         return self.spec.learning_rate * lr_factor(
-            step, self.spec.lr_schedule, self.facts.lr_warmup_steps, self.spec.max_train_steps
+            step, self.spec.lr_schedule, self._facts.lr_warmup_steps, self.spec.max_train_steps
         )
 
     def _set_learning_rate(self) -> None:
@@ -189,7 +255,11 @@ class Trainer:
         return self.step % self.spec.eval_every == 0 or self.is_finished
 
     def _report(
-        self, window: WindowTelemetry, num_steps: int, evaluation: Evaluation | None
+        self,
+        window: WindowTelemetry,
+        first_step: int,
+        cosines: tuple[tuple[float, ...], ...] | None,
+        evaluation: Evaluation | None,
     ) -> Report:
         has_norm = np.isfinite(window.grad_norm)
         grad_norm, coef = window.grad_norm[has_norm], window.clip_coef[has_norm]
@@ -207,15 +277,33 @@ class Trainer:
             max_batch_loss=_reduced(np.max, window.batch_loss[np.isfinite(window.batch_loss)]),
             grad_norm_median=_reduced(statistics.median, grad_norm.tolist()),
             grad_norm_max=_reduced(np.max, grad_norm),
-            clip_rate=_reduced(np.mean, coef < 1),
+            clip_rate=_reduced(np.mean, window.is_clipped[has_norm]),
             clip_coef_mean=_reduced(np.mean, coef),
             clip_coef_cv=_reduced(np.std, coef) / _reduced(np.mean, coef),
+            outlier_norm_rate=window.outlier_norm_rate,
+            clamped_fraction=window.clamped_fraction,
+            bin_grad_norm=tuple(window.bin_grad_norm.tolist()),
+            bin_grad_count=tuple(window.bin_grad_count.tolist()),
+            bin_grad_cosine=cosines,
             nonfinite_steps=window.nonfinite_steps,
-            first_nonfinite_step=None if first is None else self.step - num_steps + first + 1,
+            scaler_skips=window.scaler_skips,
+            first_nonfinite_step=None if first is None else first_step + first + 1,
             first_nonfinite_bins=window.first_nonfinite_bins,
             train_seconds=self._train_seconds,
             evaluation=evaluation,
         )
+
+
+def weighted(losses: Tensor, importance: Tensor | None) -> Tensor:
+    """Losses ``[B]`` as they are optimised: with the sampler's weights, where it has any."""
+    return losses if importance is None else losses * importance
+
+
+def bin_sums(probabilities: NDArray[np.float64], bin_edges: tuple[int, ...]) -> tuple[float, ...]:
+    """``[K]`` from ``[T]``."""
+    return tuple(
+        float(probabilities[low:high].sum()) for low, high in itertools.pairwise(bin_edges)
+    )
 
 
 def _reduced(function: Any, values: Any) -> float:
@@ -238,44 +326,36 @@ def build_model(spec: TrainerSpec, sample_shape: tuple[int, ...]) -> nn.Module:
     return model
 
 
-# A worker trains many trials of one study: what depends only on the data and the noise schedule
-# is computed once per process.
-
-
-def load_dataset(spec: DataSpec) -> Dataset:
-    """The examples that ``data`` names, split; cached per process."""
-    return _dataset(spec.model_dump_json())
-
-
-@functools.lru_cache(maxsize=2)
-def _dataset(data: str) -> Dataset:
-    # The key is JSON because an option may be a list, which cannot be hashed.
-    spec = DataSpec.model_validate(json.loads(data))
-    load = DATASETS.get(spec.name) or resolve(spec.name)
-    return make_dataset(
-        load, dict(spec.model_extra or {}), spec.held_out_fraction, spec.split_seed
+def make_objective(spec: TrainerSpec, schedule: NoiseSchedule, device: torch.device) -> Objective:
+    """Target, loss and weights that the spec names."""
+    weights = None
+    if spec.loss_weighting != "none":
+        weights = loss_weights(
+            spec.loss_weighting,
+            schedule,
+            spec.prediction_type,
+            snr_gamma=spec.snr_gamma,
+            p2_k=spec.p2_k,
+            p2_gamma=spec.p2_gamma,
+            sigma_data=spec.sigma_data,
+        )
+    return Objective(
+        schedule,
+        spec.prediction_type,
+        device,
+        loss=spec.loss,
+        huber_delta=spec.huber_delta,
+        loss_clamp=spec.loss_clamp,
+        weights=weights,
     )
-
-
-@functools.lru_cache(maxsize=2)
-def _eigenvalues(data: str) -> NDArray[np.float64]:
-    return covariance_eigenvalues(_dataset(data).train)
 
 
 def load_schedule(spec: NoiseScheduleSpec) -> NoiseSchedule:
-    return make_noise_schedule(
-        spec.beta_schedule, spec.num_train_timesteps, spec.beta_start, spec.beta_end
-    )
+    return make_noise_schedule(**spec.model_dump())
 
 
-def load_curves(
-    data: DataSpec, noise_schedule: NoiseScheduleSpec, prediction_type: str
-) -> ReferenceCurves:
-    """Reference losses of a data set under a schedule."""
-    key = data.model_dump_json()
-    return reference_curves(
-        _eigenvalues(key),
-        math.prod(_dataset(key).sample_shape),
-        load_schedule(noise_schedule),
-        prediction_type,
-    )
+def shared_tensor(array: NDArray[np.float32]) -> Tensor:
+    """The array itself as a tensor, without a copy. It may be read-only, shared by processes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
