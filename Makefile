@@ -47,8 +47,8 @@ format: $(INSTALLED)  ## Rewrite files in the project's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Measure what telemetry costs, and a whole search against pure training.
-	$(BIN)/python -m benchmarks.telemetry_cost
+bench: $(INSTALLED)  ## Measure what telemetry and ghost norms cost, and a whole search against pure training.
+	$(BIN)/python -m benchmarks.training_cost
 	$(BIN)/python -m benchmarks.search_overhead
 
 truth: $(INSTALLED)  ## Train the demo's settings to the end without the gate; compare the verdicts.

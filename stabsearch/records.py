@@ -8,6 +8,7 @@ Timesteps are grouped into bins of equal count; bin 0 holds the least noisy ones
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -87,6 +88,9 @@ class ReferenceLoss:
     """L_iso: the best scalar-gain denoiser."""
     bin_linear: tuple[float, ...]
     """L_lin: the best linear denoiser (LMMSE)."""
+    bin_posterior: tuple[float, ...] | None
+    """L_post: the best denoiser of the training examples themselves, which has memorised them; a
+    lower bound of the training loss. None where it was not computed."""
     constant_score: float
     """The score (see Evaluation) of the best constant prediction: what a dead network gets."""
 
@@ -118,11 +122,19 @@ class TrialFacts:
     max_train_steps: int
     lr_warmup_steps: int
     report_every: int
+    clipping: str
+    """The strategy, ``none`` included."""
     max_grad_norm: float | None
-    """Clip threshold; None without clipping."""
+    """Norm above which gradients are scaled; None where no fixed norm is the threshold."""
+    skips_nonfinite: bool
+    """Whether a step with a non-finite gradient is passed over, or ends the trial."""
     bin_edges: tuple[int, ...]
     """First timestep of every bin, then ``num_train_timesteps``; length bins + 1."""
+    bin_share: tuple[float, ...]
+    """Share of a trial's samples that are expected in every bin, at its start."""
     reference: ReferenceLoss
+    remarks: tuple[str, ...] = ()
+    """Sentences about how the trial was measured that its reader should know."""
 
     def timestep_range(self, timestep_bin: int) -> tuple[int, int]:
         """First and last timestep (both inclusive) of a bin."""
@@ -184,8 +196,23 @@ class Report:
     """Mean of min(1, max_grad_norm / grad_norm) over finite steps; 1 without clipping."""
     clip_coef_cv: float
     """Standard deviation over mean of the coefficient."""
+    outlier_norm_rate: float
+    """Share of finite steps whose norm was above 3 times the median of the norms before it."""
+    clamped_fraction: float
+    """Share of the loss's elements that were clamped, and so had no gradient; 0 unless the loss
+    is ``clamped_mse``."""
+    bin_grad_norm: tuple[float, ...]
+    """Root mean square 2-norm of a single sample's gradient, of the loss that is optimised, per
+    timestep bin; NaN for a bin without a measured sample."""
+    bin_grad_count: tuple[int, ...]
+    """Samples behind it."""
+    bin_grad_cosine: tuple[tuple[float, ...], ...] | None
+    """Cosine between the mean gradients of every two bins, where this report holds a probe."""
     nonfinite_steps: int
-    """Steps whose loss or gradient norm was NaN or Inf."""
+    """Steps whose loss or gradient norm was NaN or Inf. Such a step is never taken."""
+    scaler_skips: int
+    """Steps that fp16 loss scaling skipped: the scaled gradient overflowed and the loss did not.
+    They are part of its work, and not among ``nonfinite_steps``."""
     first_nonfinite_step: int | None
     first_nonfinite_bins: tuple[int, ...]
     """Bins that held a non-finite sample loss at that step; empty if only the gradient was."""
@@ -193,6 +220,20 @@ class Report:
     """Time spent in the training loop and evaluation since the trial began."""
     evaluation: Evaluation | None
     """Present on the reports that end on a multiple of ``eval_every``, and on the last."""
+
+    @property
+    def bin_grad_share(self) -> tuple[float, ...]:
+        """Every bin's share of the squared per-sample gradient norm; NaN for an unseen bin."""
+        squares = [norm * norm for norm in self.bin_grad_norm]
+        total = sum(square for square in squares if not math.isnan(square))
+        is_known = 0 < total < math.inf
+        return tuple(square / total if is_known else math.nan for square in squares)
+
+    @property
+    def grad_effective_bins(self) -> float:
+        """N_eff, the number of bins that the gradient effectively comes from: 1 / sum share^2."""
+        seen = [share for share in self.bin_grad_share if not math.isnan(share)]
+        return 1 / sum(share * share for share in seen) if seen else math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +309,8 @@ class TrialRecord:
     grad_norm_median: float | None
     """Median over reports of the window medians."""
     nonfinite_steps: int
+    remarks: str
+    """What a reader should know of how the trial was measured; empty if nothing."""
     attempts: int
     """Times the trial was started; more than 1 after a lost worker."""
     train_seconds: float

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,22 @@ SPACE = {
 }
 NUM_BINS = 4
 
+COSINES = tuple(tuple(1.0 if i == j else 1 / 3 for j in range(NUM_BINS)) for i in range(NUM_BINS))
+
 FACTS = TrialFacts(
     max_train_steps=STEPS,
     lr_warmup_steps=100,
     report_every=100,
+    clipping="global_norm",
     max_grad_norm=1.0,
+    skips_nonfinite=False,
     bin_edges=(0, 250, 500, 750, 1000),
+    bin_share=(1 / NUM_BINS,) * NUM_BINS,
     reference=ReferenceLoss(
         bin_constant=(1.0,) * NUM_BINS,
         bin_isotropic=(0.9, 0.3, 0.1, 0.01),
         bin_linear=(0.6, 0.2, 0.08, 0.009),
+        bin_posterior=None,
         constant_score=CONSTANT_SCORE,
     ),
 )
@@ -103,6 +110,7 @@ def record(
         "clip_rate": 0.1,
         "grad_norm_median": CEILING / 4,
         "nonfinite_steps": 0,
+        "remarks": "",
         "attempts": 1,
         "train_seconds": 5.0,
         "started_at": 1.7e9 + 10 * setting,
@@ -240,7 +248,18 @@ def reports_of(trial: TrialRecord) -> tuple[Report, ...]:
                 clip_rate=0.01,
                 clip_coef_mean=0.99,
                 clip_coef_cv=0.001,
+                outlier_norm_rate=0.04,
+                clamped_fraction=0.0,
+                bin_grad_norm=(
+                    math.nan if is_bad else 5.1,
+                    1 / 3,
+                    0.9,
+                    math.inf if is_bad else 1.0,
+                ),
+                bin_grad_count=(0 if is_bad else 16, 16, 17, 15),
+                bin_grad_cosine=COSINES if step == 400 and not is_bad else None,
                 nonfinite_steps=7 if is_bad else 0,
+                scaler_skips=2,
                 first_nonfinite_step=step - 6 if is_bad else None,
                 first_nonfinite_bins=(0, 3) if is_bad else (),
                 train_seconds=step / 400,
@@ -276,11 +295,17 @@ def write(
     space: dict[str, object] | None = None,
     *,
     with_tables: bool = False,
-    **study_fields: object,
+    **study_fields: Any,
 ) -> Path:
     """The study's folder, as a run would leave it."""
     store = StudyStore(path)
-    study = {"name": path.name, "space": SPACE if space is None else space, **study_fields}
+    trainer = {"clipping": "global_norm", **(study_fields.pop("trainer", None) or {})}
+    study = {
+        "name": path.name,
+        "space": SPACE if space is None else space,
+        "trainer": trainer,
+        **study_fields,
+    }
     store.create(study, fingerprint="synthetic")
     records = list(records)
     if with_tables:

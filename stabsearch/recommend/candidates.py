@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
-from stabsearch.recommend.space import MAX_GRAD_NORM, field_value, is_guarded
+from stabsearch.recommend.space import is_guarded, norm_threshold
 from stabsearch.records import Outcome, Params, TrialRecord
 
 TIE_RATIO = 1.05
@@ -87,8 +87,7 @@ def candidates_of(
             p_doubled=landscape.p_unstable(trials[0].params, factor=2.0),
             margin=landscape.margin(trials[0].params),
             is_guarded=all(
-                is_guarded(trial, field_value(study, trial.params, MAX_GRAD_NORM))
-                for trial in trials
+                is_guarded(trial, norm_threshold(study, trial.params)) for trial in trials
             ),
         )
         for (trials, num_failed), worst_score in zip(stable, worst, strict=True)

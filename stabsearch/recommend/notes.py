@@ -18,10 +18,10 @@ from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import (
     CLIP_REACH,
     LEARNING_RATE,
-    MAX_GRAD_NORM,
     SearchSpace,
     field_value,
     learning_rate_of,
+    norm_threshold,
 )
 from stabsearch.recommend.words import count, number, params_text, percent
 from stabsearch.records import Outcome, ParamValue, TrialRecord
@@ -52,6 +52,7 @@ def notes_on_study(
             f"{count(failed, 'trial')} failed for reasons of the machine or the code, and "
             f"{'is' if failed == 1 else 'are'} not counted for or against the setting."
         )
+    notes += sorted({record.remarks for record in records if record.remarks})
     if space.axis(LEARNING_RATE) is None:
         notes.append("The learning rate was not searched: there is no edge and no margin.")
     if space.categories:
@@ -229,9 +230,11 @@ def _on_seeds(pick: Candidate) -> list[str]:
 def _on_clipping(pick: Candidate, study: Mapping[str, Any]) -> list[str]:
     if pick.is_guarded:
         return []
-    clip = field_value(study, pick.params, MAX_GRAD_NORM)
+    threshold = norm_threshold(study, pick.params)
+    clipping = field_value(study, pick.params, "clipping")
+    how = f"max_grad_norm {number(threshold)}" if threshold is not None else f"clipping {clipping}"
     note = (
-        f"Its gradients are not clipped in practice (max_grad_norm {number(clip)}): without "
+        f"Its gradients are not clipped in practice ({how}): without "
         "clipping a failure may come late, and at a moderate learning rate too."
     )
     norms = [t.grad_norm_median for t in pick.trials if t.grad_norm_median]

@@ -14,6 +14,8 @@ from stabsearch.records import Params, ParamValue, TrialRecord
 
 LEARNING_RATE = "learning_rate"
 MAX_GRAD_NORM = "max_grad_norm"
+NORM_CLIPPINGS = frozenset({"global_norm", "per_parameter_norm"})
+"""Values of ``clipping`` that look at max_grad_norm."""
 
 CLIP_REACH = 4.0
 """Gradients are hardly ever this many times their median (outside a failure)."""
@@ -96,6 +98,13 @@ def field_value(study: Mapping[str, Any], params: Params, name: str) -> ParamVal
     trainer: Mapping[str, Any] = study.get("trainer") or {}
     value: ParamValue = ({**trainer, **study.get("space", {}), **params}).get(name)
     return None if isinstance(value, Mapping) else value
+
+
+def norm_threshold(study: Mapping[str, Any], params: Params) -> ParamValue:
+    """The gradient norm above which a setting clips; None where no fixed norm does."""
+    if field_value(study, params, "clipping") not in NORM_CLIPPINGS:
+        return None
+    return field_value(study, params, MAX_GRAD_NORM)
 
 
 def search_space(study: Mapping[str, Any], records: Sequence[TrialRecord]) -> SearchSpace:

@@ -34,7 +34,7 @@ from stabsearch.records import (
     Verdict,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a column changes its meaning, its type or its name, or disappears."""
 
 VERSION_KEY = b"stabsearch_schema_version"
@@ -123,6 +123,7 @@ TRIALS: tuple[Column, ...] = (
         True,
     ),
     Column("nonfinite_steps", _INT, "Steps whose loss or gradient norm was NaN or Inf."),
+    Column("remarks", _TEXT, "What to know of how the trial was measured; empty if nothing."),
     Column("attempts", _INT, "Times the trial was started; more than 1 after a lost worker."),
     Column("train_seconds", _FLOAT, "Seconds in the training loop and evaluation."),
     Column("started_at", _FLOAT, "Unix time in seconds."),
@@ -146,7 +147,32 @@ REPORTS: tuple[Column, ...] = (
     Column("clip_rate", _FLOAT, "Share of finite steps on which clipping was active."),
     Column("clip_coef_mean", _FLOAT, "Mean of min(1, max_grad_norm / grad_norm); 1 unclipped."),
     Column("clip_coef_cv", _FLOAT, "Standard deviation / mean of that coefficient."),
-    Column("nonfinite_steps", _INT, "Steps whose loss or gradient norm was NaN or Inf."),
+    Column(
+        "outlier_norm_rate",
+        _FLOAT,
+        "Share of finite steps whose norm was above 3 times the median of the norms before it.",
+    ),
+    Column(
+        "clamped_fraction",
+        _FLOAT,
+        "Share of the loss's elements without a gradient; 0 unless the loss is clamped_mse.",
+    ),
+    Column(
+        "grad_effective_bins",
+        _FLOAT,
+        "N_eff: how many timestep bins the gradient effectively comes from; 1 / sum of squared "
+        "shares. NaN if not measured.",
+    ),
+    Column(
+        "nonfinite_steps",
+        _INT,
+        "Steps whose loss or gradient norm was NaN or Inf; such a step is never taken.",
+    ),
+    Column(
+        "scaler_skips",
+        _INT,
+        "Steps skipped by fp16 loss scaling, whose loss was finite; not in nonfinite_steps.",
+    ),
     Column("first_nonfinite_step", _INT, "The first such step of the window.", True),
     Column(
         "first_nonfinite_bins",
@@ -175,6 +201,23 @@ TIMESTEPS: tuple[Column, ...] = (
     Column("loss", _FLOAT, "Mean training loss of the window's finite samples; NaN if none."),
     Column("count", _INT, "Samples drawn in the window."),
     Column("nonfinite", _INT, "Samples whose loss was NaN or Inf."),
+    Column(
+        "grad_norm",
+        _FLOAT,
+        "Root mean square 2-norm of a single sample's gradient; NaN if none was measured.",
+    ),
+    Column("grad_count", _INT, "Samples behind it."),
+    Column(
+        "grad_share",
+        _FLOAT,
+        "The bin's share of the squared per-sample gradient norm; NaN if not measured.",
+    ),
+    Column(
+        "grad_cosine",
+        pa.list_(_FLOAT),
+        "Cosine of the bin's mean gradient with that of every bin, where it was probed.",
+        True,
+    ),
     Column("eval_loss_raw", _FLOAT, "Held-out loss, raw weights; null if not evaluated.", True),
     Column("eval_loss_ema", _FLOAT, "Held-out loss, EMA weights; null if not evaluated.", True),
 )
@@ -313,9 +356,7 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
 
 # --- reports and timesteps --------------------------------------------------------------------
 
-_REPORT_SCALARS = tuple(
-    f.name for f in fields(Report) if f.name not in {"bin_loss", "bin_count", "bin_nonfinite"}
-)
+_REPORT_SCALARS = tuple(f.name for f in fields(Report) if not f.name.startswith("bin_"))
 
 
 def reports_table(trial_id: str, facts: TrialFacts, reports: Iterable[Report]) -> pa.Table:
@@ -326,6 +367,7 @@ def reports_table(trial_id: str, facts: TrialFacts, reports: Iterable[Report]) -
         evaluation = row.pop("evaluation")
         row["trial_id"] = trial_id
         row["first_nonfinite_bins"] = list(report.first_nonfinite_bins)
+        row["grad_effective_bins"] = report.grad_effective_bins
         if evaluation is not None:
             row |= {
                 "eval_loss_raw": evaluation.loss_raw,
@@ -355,6 +397,10 @@ def timesteps_table(trial_id: str, facts: TrialFacts, reports: Iterable[Report])
         columns["loss"] += report.bin_loss
         columns["count"] += report.bin_count
         columns["nonfinite"] += report.bin_nonfinite
+        columns["grad_norm"] += report.bin_grad_norm
+        columns["grad_count"] += report.bin_grad_count
+        columns["grad_share"] += report.bin_grad_share
+        columns["grad_cosine"] += report.bin_grad_cosine or [None] * bins
         columns["eval_loss_raw"] += evaluation.bin_loss_raw if evaluation else [None] * bins
         columns["eval_loss_ema"] += evaluation.bin_loss_ema if evaluation else [None] * bins
     return pa.Table.from_pydict(columns, schema_of("timesteps"))
@@ -384,30 +430,34 @@ def to_reports(reports: pa.Table, timesteps: pa.Table) -> tuple[Report, ...]:
                 bin_loss=tuple(cell["loss"] for cell in bins),
                 bin_count=tuple(cell["count"] for cell in bins),
                 bin_nonfinite=tuple(cell["nonfinite"] for cell in bins),
+                bin_grad_norm=tuple(cell["grad_norm"] for cell in bins),
+                bin_grad_count=tuple(cell["grad_count"] for cell in bins),
+                bin_grad_cosine=_cosines(bins),
                 evaluation=evaluation,
             )
         )
     return tuple(result)
 
 
+def _cosines(bins: Sequence[Row]) -> tuple[tuple[float, ...], ...] | None:
+    rows = [cell["grad_cosine"] for cell in bins]
+    return None if None in rows else tuple(tuple(row) for row in rows)
+
+
 def to_facts(reports: pa.Table) -> TrialFacts:
     """The trial's facts, from the metadata of its reports table."""
-    plain = json.loads(reports.schema.metadata[b"facts"])
-    bins = {k: tuple(v) for k, v in plain.pop("reference").items()}
-    constant_score = plain.pop("constant_score")
-    plain["bin_edges"] = tuple(plain["bin_edges"])
-    reference = ReferenceLoss(**bins, constant_score=constant_score)
-    return TrialFacts(**plain, reference=reference)
+    plain = _tuples(json.loads(reports.schema.metadata[b"facts"]))
+    return TrialFacts(**plain | {"reference": ReferenceLoss(**_tuples(plain["reference"]))})
 
 
 def _plain_facts(facts: TrialFacts) -> Row:
     plain = {f.name: getattr(facts, f.name) for f in fields(facts)}
-    reference = plain.pop("reference")
-    plain["constant_score"] = reference.constant_score
-    plain["reference"] = {
-        f.name: getattr(reference, f.name) for f in fields(reference) if f.name != "constant_score"
-    }
-    return plain
+    reference = facts.reference
+    return plain | {"reference": {f.name: getattr(reference, f.name) for f in fields(reference)}}
+
+
+def _tuples(plain: Row) -> Row:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
 
 
 # --- verdicts ---------------------------------------------------------------------------------

@@ -248,7 +248,7 @@ class StudyStore:
 
     def checkpoint_path(self, trial_id: str) -> Path:
         """Where a worker keeps the trial's latest checkpoint."""
-        return self.path / CHECKPOINTS / f"{trial_id}.pt"
+        return self.path / CHECKPOINTS / f"{trial_id}.safetensors"
 
     def end_trial(
         self,
@@ -442,9 +442,10 @@ def _report_to_json(report: Report) -> dict[str, Any]:
 
 
 def _report_from_json(line: dict[str, Any]) -> Report:
-    evaluation = line.pop("evaluation")
+    evaluation, cosine = line.pop("evaluation"), line.pop("bin_grad_cosine")
     return Report(
         **_lists_to_tuples(line),
+        bin_grad_cosine=None if cosine is None else tuple(tuple(row) for row in cosine),
         evaluation=Evaluation(**_lists_to_tuples(evaluation)) if evaluation else None,
     )
 

@@ -87,6 +87,7 @@ class LiveTrial:
             clip_rate=_summary(statistics.fmean, (r.clip_rate for r in reports)),
             grad_norm_median=_summary(statistics.median, (r.grad_norm_median for r in reports)),
             nonfinite_steps=sum(r.nonfinite_steps for r in reports),
+            remarks=" ".join(self.facts.remarks) if self.facts else "",
             attempts=self.attempts,
             train_seconds=reports[-1].train_seconds if reports else 0.0,
             started_at=self.started_at,

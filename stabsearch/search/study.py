@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabsearch.cluster.local import RayRuntime, ray_runtime
-from stabsearch.errors import EnvironmentProblem, StudyAborted
+from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted
 from stabsearch.records import Recommendation, StoppedBy, TrialRecord
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
@@ -28,6 +28,7 @@ from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.spec import ResourcesSpec, StudySpec
 
 if TYPE_CHECKING:
+    from stabsearch.diffusion.prepared_data import PreparedData
     from stabsearch.results.frames import Results
     from stabsearch.search.scheduler import StabilityGate
     from stabsearch.search.searcher import SettingSearcher
@@ -52,9 +53,10 @@ def run_study(
     ``address`` is a Ray cluster to join (``auto`` inside a job); None starts a local Ray, or
     uses the one that this process has already initialised.
 
-    Raises EnvironmentProblem if the cluster cannot hold a single trial or the storage cannot be
-    written, ResultsError if the folder holds another study, ClusterError if the address does not
-    answer, and StudyAborted if the trials themselves cannot run. Finished trials stay on disk.
+    Raises SpecError if the data cannot be loaded, EnvironmentProblem if the cluster cannot hold a
+    single trial or the storage cannot be written, ResultsError if the folder holds another study,
+    ClusterError if the address does not answer, and StudyAborted if the trials themselves cannot
+    run. Finished trials stay on disk.
     """
     observer = observer or StudyObserver()
     store = StudyStore(spec.path)
@@ -63,16 +65,23 @@ def run_study(
         if _is_complete(ledger, spec):
             ledger.observe_start(_overview(spec, ledger, num_workers=0))
             return _result(spec, ledger, *_answer(spec.path))
+    # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another
+    # thread can hang for ever.
+    data = prepare_study_data(spec)
     # Ray takes more than a second to end: time enough for the answer.
     with ThreadPoolExecutor(1) as beside:
         with ray_runtime(address) as runtime:
-            ledger = _run_trials(spec, store, observer, runtime)
+            ledger = _run_trials(spec, store, observer, runtime, data)
             answer = beside.submit(_answer, spec.path)
         return _result(spec, ledger, *answer.result())
 
 
 def _run_trials(
-    spec: StudySpec, store: StudyStore, observer: StudyObserver, runtime: RayRuntime
+    spec: StudySpec,
+    store: StudyStore,
+    observer: StudyObserver,
+    runtime: RayRuntime,
+    data: PreparedData,
 ) -> Ledger:
     """Train what is not finished; on return every file is complete."""
     num_workers = count_workers(spec.resources, runtime)
@@ -83,7 +92,7 @@ def _run_trials(
         ledger = Ledger(store, observer)
         ledger.observe_start(_overview(spec, ledger, num_workers))
         if not _is_complete(ledger, spec):
-            _search(spec, store, ledger, num_workers)
+            _search(spec, store, ledger, num_workers, data)
     return ledger
 
 
@@ -160,7 +169,27 @@ def count_workers(resources: ResourcesSpec, runtime: RayRuntime) -> int:
     return min(fits, resources.workers or fits)
 
 
-def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int) -> None:
+def prepare_study_data(spec: StudySpec) -> PreparedData:
+    """Load the study's data, once for all trials.
+
+    Raises SpecError if it cannot be loaded, whatever a user's own function raised.
+    """
+    from stabsearch.diffusion.prepared_data import prepare_data
+
+    try:
+        return prepare_data(spec.trainer_for({}).data)
+    except (ValueError, OSError) as error:
+        raise SpecError(f"trainer.data: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's code may exit
+        raise SpecError(
+            f"trainer.data: loading the data raised {type(error).__name__}: {error}. Mend the "
+            "function that data.name names."
+        ) from error
+
+
+def _search(
+    spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int, data: PreparedData
+) -> None:
     """Let Ray Tune run every trial that is not finished."""
     # Ray and Optuna are imported here so that importing this module, for its types, stays light.
     import optuna
@@ -194,7 +223,7 @@ def _search(spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int
     resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
     with _scratch_folder() as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(TrialTrainable, resources),
+            tune.with_resources(tune.with_parameters(TrialTrainable, data=data), resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=gate,

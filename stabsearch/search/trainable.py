@@ -6,7 +6,6 @@ imported in the worker only: the driver, which names this class to Ray, never ne
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ from stabsearch.spec import TrainerSpec
 from stabsearch.stability.analyzer import Analyzer
 
 if TYPE_CHECKING:
+    from stabsearch.diffusion.prepared_data import PreparedData
     from stabsearch.training.trainer import Trainer
 
 PACKET_SECONDS = 0.5
@@ -33,7 +33,8 @@ CHECKPOINT_SECONDS = 10.0
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """One trial at a time; the worker process stays."""
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], data: PreparedData | None = None) -> None:
+        """``data`` lies in shared memory, once per node; None: the worker loads it itself."""
         self._failure: str | None = None
         self._facts: TrialFacts | None = None
         self._trainer: Trainer | None = None  # frees the last trial's memory first
@@ -42,13 +43,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._is_over = False
         self._saved_at = time.monotonic()
         try:
-            self._begin(config)
+            self._begin(config, data)
         except (Exception, SystemExit):  # a user's code may exit, and must not take Ray along
             self._fail()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial; tells Ray that this worker can be used again."""
-        self.setup(new_config)
+        self.setup(new_config)  # Ray's wrapper adds the data
         return True
 
     def step(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Never called: no Ray checkpoint is ever taken."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _begin(self, config: dict[str, Any], data: PreparedData | None) -> None:
         import torch
 
         from stabsearch.training.trainer import Trainer
@@ -84,7 +85,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         spec = TrainerSpec.model_validate(config["trainer"])
-        trainer = Trainer(spec, config["seed"])
+        trainer = Trainer(spec, config["seed"], data)
         self._identity = {"trainer": config["trainer"], "seed": config["seed"]}
         self._analyzer = Analyzer(trainer.facts)
         self._restore(trainer)
@@ -97,6 +98,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         due = time.monotonic() + PACKET_SECONDS
         while True:
             report = trainer.train_window()
+            self._facts = trainer.facts
             verdicts = self._analyzer.judge(report)
             reports.append(JudgedReport(report=report, verdicts=verdicts))
             is_pruned = any(verdict.severity is Severity.PRUNE for verdict in verdicts)
@@ -107,11 +109,11 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _restore(self, trainer: Trainer) -> None:
         """Go on from this trial's checkpoint, if there is one. A trial can always start afresh:
         a file that is damaged, or that another study of the same name left, is ignored."""
-        import torch
+        from stabsearch.training import checkpoint
 
         try:
-            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except Exception:
+            state = checkpoint.load(self._checkpoint)
+        except (OSError, ValueError):
             return
         if state.get("identity") != self._identity:
             return
@@ -121,19 +123,17 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _save_if_due(self, trainer: Trainer) -> None:
         if time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
-        import torch
+        from stabsearch.training import checkpoint
 
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._checkpoint.with_suffix(".partial")
-        torch.save(
+        checkpoint.save(
+            self._checkpoint,
             {
                 "identity": self._identity,
                 "trainer": trainer.state_dict(),
                 "analyzer": self._analyzer.state_dict(),
             },
-            partial,
         )
-        os.replace(partial, self._checkpoint)
         self._saved_at = time.monotonic()
 
     def _fail(self) -> None:

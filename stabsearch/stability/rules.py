@@ -51,6 +51,8 @@ NOT_FALLING_T = -2.0
 """Above this t statistic of the slope of log loss, the loss is not falling."""
 SLOPE_SHARE = 0.4
 SLOPE_MIN_WINDOWS = 4
+STANDING_SHARE = 0.5
+"""Above this share of skipped steps in a report, training has stopped in fact."""
 HOPELESS_RATIO = 1.5
 EXCURSION_RATIO = 3.0
 ALIVE_SHARE = 0.25
@@ -63,18 +65,27 @@ too late."""
 
 
 def find_non_finite(report: Report, window: TrialWindow) -> Finding | None:
-    """R1a: any step, or evaluation, that is not finite. Adam rarely gets there; SGD does."""
-    del window
+    """R1a: any step, or evaluation, that is not finite. Adam rarely gets there; SGD does.
+
+    A trial that is told to skip such steps gets a warning, until most of its steps are so.
+    fp16 loss scaling skips steps as part of its work; where it skips most, the training stands.
+    """
     is_evaluation_bad = report.evaluation is not None and not math.isfinite(
         report.evaluation.loss_raw
     )
-    if report.nonfinite_steps == 0 and not is_evaluation_bad:
+    lost_steps = report.nonfinite_steps
+    is_standing = (
+        lost_steps + report.scaler_skips > STANDING_SHARE * window.facts.report_every
+        and report.step > window.facts.report_every  # a new loss scaler begins with skips
+    )
+    if not (lost_steps or is_standing or is_evaluation_bad):
         return None
+    is_tolerated = window.facts.skips_nonfinite and not (is_standing or is_evaluation_bad)
     return Finding(
-        value=max(1, report.nonfinite_steps),
+        value=max(1, lost_steps + (report.scaler_skips if is_standing else 0)),
         threshold=0,
         symptom=Symptom.NON_FINITE,
-        severity=Severity.PRUNE,
+        severity=Severity.WARN if is_tolerated else Severity.PRUNE,
         step=report.first_nonfinite_step or report.step,
         timestep_bin=max(report.first_nonfinite_bins, default=None),
     )
@@ -110,9 +121,9 @@ def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | No
     if report.step < max(2 * facts.lr_warmup_steps, 0.1 * facts.max_train_steps):
         return None
     current = window.current_loss
-    possible = reference.constant - reference.isotropic
-    bar = reference.constant - 0.5 * possible
-    hopeless = HOPELESS_RATIO * reference.constant
+    possible = window.constant - window.isotropic
+    bar = window.constant - 0.5 * possible
+    hopeless = HOPELESS_RATIO * window.constant
     is_hopeless = current > hopeless
     is_stuck = current > bar and (
         window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS) > NOT_FALLING_T
@@ -120,7 +131,7 @@ def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | No
     if not (is_stuck or is_hopeless):
         return None
     has_diverged = is_hopeless or window.max_lost_progress > LOST_PROGRESS_PENALISE
-    is_alive = not has_diverged and current < reference.constant - ALIVE_SHARE * possible
+    is_alive = not has_diverged and current < window.constant - ALIVE_SHARE * possible
     bin_bar = (np.array(reference.bin_constant) + np.array(reference.bin_isotropic)) / 2
     return Finding(
         value=current,
@@ -147,20 +158,29 @@ def find_catastrophic_excursion(report: Report, window: TrialWindow) -> Finding 
     report_start = report.step - facts.report_every
     if report_start < facts.lr_warmup_steps + EXCURSION_GRACE_STEPS:
         return None
-    threshold = EXCURSION_RATIO * facts.reference.constant
+    threshold = EXCURSION_RATIO * window.constant
     if not report.max_batch_loss > threshold:
         return None
-    is_clipped = facts.max_grad_norm is not None and (
-        facts.max_grad_norm <= LOOSE_CLIP_RATIO * window.typical_grad_norm
-    )
     return Finding(
         value=report.max_batch_loss,
         threshold=threshold,
         symptom=Symptom.CATASTROPHIC_EXCURSION,
-        severity=Severity.PENALISE if is_clipped else Severity.PRUNE,
+        severity=Severity.PENALISE if is_guarded(report, window) else Severity.PRUNE,
         step=report.step,
         timestep_bin=worst_bin(np.array(report.bin_loss) / np.array(window.min_bin_loss)),
     )
+
+
+def is_guarded(report: Report, window: TrialWindow) -> bool:
+    """Whether clipping holds an excursion down.
+
+    A norm far above the usual ones clips nothing but the excursion itself, too late. The other
+    strategies follow the run; they guard it if they clipped anything in the report's window.
+    """
+    facts = window.facts
+    if facts.max_grad_norm is None:
+        return facts.clipping != "none" and report.clip_rate > 0
+    return facts.max_grad_norm <= LOOSE_CLIP_RATIO * window.typical_grad_norm
 
 
 def worst_bin(badness: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> int | None:

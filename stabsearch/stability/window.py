@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,10 @@ CURRENT_WINDOWS = 2
 SAMPLES_PER_BIN = 100
 """A window holds at least this many samples for every timestep bin, on average. The thresholds of
 the rules were found with 160."""
+
+JUDGED_SHARE = 0.2
+"""A bin is judged if a trial is expected to draw at least this part of an equal share of its
+samples there: a bin that is hardly trained says nothing about stability."""
 
 Array = NDArray[np.float64]
 
@@ -53,8 +58,12 @@ class TrialWindow:
     """Finite samples ``[K]`` behind those sums."""
     window_end: int = 0
     """Step at which the last window ended."""
+    latest_bin_loss: list[float] = field(default_factory=list)
+    """The last known mean of every bin, ``[K]``; NaN for a bin never seen."""
 
     def __post_init__(self) -> None:
+        if not self.latest_bin_loss:
+            self.latest_bin_loss = [math.nan] * self.num_bins
         if not self.min_bin_loss:
             self.min_bin_loss = [math.inf] * self.num_bins
         if not self.pending_sum:
@@ -63,6 +72,27 @@ class TrialWindow:
     @property
     def num_bins(self) -> int:
         return len(self.facts.bin_edges) - 1
+
+    @property
+    def judged_bins(self) -> list[int]:
+        """The bins that the training really draws from."""
+        bar = JUDGED_SHARE / self.num_bins
+        return [index for index, share in enumerate(self.facts.bin_share) if share >= bar]
+
+    @property
+    def constant(self) -> float:
+        """C0, the loss of the best constant prediction, over the judged bins."""
+        return self._judged_mean(self.facts.reference.bin_constant)
+
+    @property
+    def isotropic(self) -> float:
+        """L_iso over the judged bins."""
+        return self._judged_mean(self.facts.reference.bin_isotropic)
+
+    def _judged_mean(self, values: Sequence[float]) -> float:
+        """Mean over the judged bins whose value is known; NaN without any."""
+        known = [values[i] for i in self.judged_bins if not math.isnan(values[i])]
+        return statistics.fmean(known) if known else math.nan
 
     def observe(self, report: Report) -> bool:
         """Take in a report. True if it completed a window."""
@@ -81,7 +111,12 @@ class TrialWindow:
     def _close_window(self, step: int) -> None:
         counts = zip(self.pending_sum, self.pending_count, strict=True)
         bin_loss = tuple(total / n if n else math.nan for total, n in counts)
-        loss = statistics.fmean(value for value in bin_loss if not math.isnan(value))
+        # A bin that drew no sample keeps its last mean: the loss must not jump with the draw.
+        self.latest_bin_loss = [
+            old if math.isnan(new) else new
+            for old, new in zip(self.latest_bin_loss, bin_loss, strict=True)
+        ]
+        loss = self._judged_mean(self.latest_bin_loss)
         self.losses.append(loss)
         self.window_steps, self.window_end = step - self.window_end, step
         self.recent_bin_loss = [*self.recent_bin_loss[-(CURRENT_WINDOWS - 1) :], bin_loss]
@@ -116,9 +151,8 @@ class TrialWindow:
         return self._lost_progress(min(self.current_loss, self.losses[-1]))
 
     def _lost_progress(self, loss: float) -> float:
-        reference = self.facts.reference
-        possible = reference.constant - reference.isotropic
-        return (loss - self.min_loss) / max(reference.constant - self.min_loss, 0.5 * possible)
+        possible = self.constant - self.isotropic
+        return (loss - self.min_loss) / max(self.constant - self.min_loss, 0.5 * possible)
 
     @property
     def bin_lost_progress(self) -> Array:

@@ -56,6 +56,7 @@ def record(trial_id: str = "0000-0", **changes) -> TrialRecord:
         "clip_rate": None,
         "grad_norm_median": None,
         "nonfinite_steps": 0,
+        "remarks": "",
         "attempts": 1,
         "train_seconds": 0.0,
         "started_at": 0.0,

@@ -16,7 +16,7 @@ def study(tmp_path):
     (folder / "study.json").write_text("{}")
     (folder / "reports" / "0000-0.parquet").write_bytes(os.urandom(100_000))
     (folder / "reports" / ".0001-0.parquet.tmp").write_text("a draft")
-    (folder / "checkpoints" / "0000-0.pt").write_bytes(b"large")
+    (folder / "checkpoints" / "0000-0.safetensors").write_bytes(b"large")
     return folder
 
 

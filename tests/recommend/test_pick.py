@@ -367,6 +367,26 @@ def test_missing_clipping_is_noted_although_it_was_not_searched(
     assert ("not clipped in practice" in notes) is is_noted
 
 
+@pytest.mark.parametrize(
+    ("clipping", "clip_rate", "is_noted"),
+    [("none", 0.0, True), ("agc", 0.0, True), ("agc", 0.2, False)],
+)
+def test_a_threshold_that_the_clipping_does_not_look_at_is_no_guard(
+    answer, clipping, clip_rate, is_noted
+):
+    records = [replace(r, clip_rate=clip_rate) for r in synthetic.draw(24, seed=1)]
+    notes = " ".join(answer(records, trainer={"clipping": clipping}).notes)
+
+    assert (f"not clipped in practice (clipping {clipping})" in notes) is is_noted
+
+
+def test_remarks_of_trials_are_told_once(answer):
+    remark = "Per-sample gradient norms come from a probe every 100 steps."
+    records = [replace(r, remarks=remark) for r in synthetic.draw(24, seed=1)]
+
+    assert answer(records).notes.count(remark) == 1
+
+
 # --- seeds ------------------------------------------------------------------------------------
 
 

@@ -139,7 +139,7 @@ def test_tables_carry_their_version_and_a_description_on_every_column(store):
 
     for table, path in paths.items():
         stored = pq.read_schema(path)
-        assert stored.metadata[b"stabsearch_schema_version"] == b"1"
+        assert stored.metadata[b"stabsearch_schema_version"] == b"2"
         assert stored.metadata[b"table"] == table.encode()
         assert all(field.metadata[b"description"] for field in stored)
 
@@ -413,16 +413,16 @@ def test_another_schema_version_is_named(store):
     metadata = {**table.schema.metadata, b"stabsearch_schema_version": b"99"}
     pq.write_table(table.replace_schema_metadata(metadata), store.path / "trials.parquet")
 
-    with pytest.raises(ResultsError, match=r"version 99.*reads version 1"):
+    with pytest.raises(ResultsError, match=r"version 99.*reads version 2"):
         load(store.path)
 
 
 def test_a_study_file_of_another_version_is_named(store):
     content = json.loads((store.path / "study.json").read_text())
-    content["stabsearch_schema_version"] = 2
+    content["stabsearch_schema_version"] = 99
     (store.path / "study.json").write_text(json.dumps(content))
 
-    with pytest.raises(ResultsError, match="version 2"):
+    with pytest.raises(ResultsError, match="version 99"):
         load(store.path)
 
 

@@ -12,20 +12,6 @@ import torch
 from torch import nn
 
 
-class TurnsNaN(nn.Module):
-    """Predicts zeros, and NaN from its ``first_nan_step``-th training step on."""
-
-    def __init__(self, sample_shape, *, first_nan_step):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.first_nan_step = first_nan_step
-        self.calls = 0
-
-    def forward(self, x_t, timesteps):
-        self.calls += self.training
-        return x_t * self.weight + (math.nan if self.calls >= self.first_nan_step else 0.0)
-
-
 class LinearDenoiser(nn.Module):
     """Behaves; the base of those that do not."""
 
@@ -37,6 +23,27 @@ class LinearDenoiser(nn.Module):
     def forward(self, x_t, timesteps):
         self.calls += self.training
         return self.linear(x_t.flatten(1)).view_as(x_t)
+
+
+class TurnsNaN(LinearDenoiser):
+    """Starts at predicting zeros; predicts NaN from its ``first_nan_step``-th training step on."""
+
+    def __init__(self, sample_shape, *, first_nan_step):
+        super().__init__(sample_shape)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.first_nan_step = first_nan_step
+
+    def forward(self, x_t, timesteps):
+        prediction = super().forward(x_t, timesteps)
+        return prediction + (math.nan if self.calls >= self.first_nan_step else 0.0)
+
+
+class WithDropout(LinearDenoiser):
+    """Draws from the global generator at every training step."""
+
+    def forward(self, x_t, timesteps):
+        return super().forward(nn.functional.dropout(x_t, 0.2, self.training), timesteps)
 
 
 class KillsItsWorkerOnce(LinearDenoiser):

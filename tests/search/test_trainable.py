@@ -18,7 +18,7 @@ def config(tmp_path):
             "trainer": TINY_TRAINER | {"device": "cpu", "learning_rate": 3e-3} | trainer,
             "gate": gate,
             "num_threads": 1,
-            "checkpoint": str(tmp_path / "checkpoints" / "0000-0.pt"),
+            "checkpoint": str(tmp_path / "checkpoints" / "0000-0.safetensors"),
             "search_path": str(tmp_path),
         }
 

@@ -11,6 +11,7 @@ REFERENCE = ReferenceLoss(
     bin_constant=(1.0,) * NUM_BINS,
     bin_isotropic=(0.6, 0.15, 0.04, 0.01),
     bin_linear=(0.4, 0.1, 0.03, 0.01),
+    bin_posterior=None,
     constant_score=20.0,
 )
 """C0 = 1, L_iso = 0.2: the bar of R1c is 0.6, a possible progress of 0.8."""
@@ -21,8 +22,11 @@ def facts(**changes):
         "max_train_steps": 2000,
         "lr_warmup_steps": 100,
         "report_every": 25,
+        "clipping": "global_norm",
         "max_grad_norm": 1.0,
+        "skips_nonfinite": False,
         "bin_edges": (0, 250, 500, 750, 1000),
+        "bin_share": (1 / NUM_BINS,) * NUM_BINS,
         "reference": REFERENCE,
     }
     return TrialFacts(**fields | changes)
@@ -43,7 +47,13 @@ def report(step, loss, **changes):
         "clip_rate": 0.0,
         "clip_coef_mean": 1.0,
         "clip_coef_cv": 0.0,
+        "outlier_norm_rate": 0.0,
+        "clamped_fraction": 0.0,
+        "bin_grad_norm": (1.0,) * NUM_BINS,
+        "bin_grad_count": (40,) * NUM_BINS,
+        "bin_grad_cosine": None,
         "nonfinite_steps": 0,
+        "scaler_skips": 0,
         "first_nonfinite_step": None,
         "first_nonfinite_bins": (),
         "train_seconds": 0.0,

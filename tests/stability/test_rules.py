@@ -65,6 +65,27 @@ def test_nan_gradient_alone_has_no_timesteps():
     assert "timesteps" not in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("changes", "skips_nonfinite", "step", "expected"),
+    [
+        ({"nonfinite_steps": 1}, False, 50, Severity.PRUNE),
+        ({"nonfinite_steps": 1}, True, 50, Severity.WARN),
+        ({"nonfinite_steps": 12}, True, 50, Severity.WARN),
+        ({"nonfinite_steps": 13}, True, 50, Severity.PRUNE),
+        ({"scaler_skips": 12}, False, 50, None),
+        ({"scaler_skips": 13}, False, 50, Severity.PRUNE),
+        ({"scaler_skips": 25}, False, 25, None),  # a new loss scaler looks for its scale
+        ({"nonfinite_steps": 7, "scaler_skips": 7}, True, 50, Severity.PRUNE),
+    ],
+)
+def test_skipped_steps_are_tolerated_until_most_of_a_report_is_skipped(
+    changes, skips_nonfinite, step, expected
+):
+    found = verdicts([report(step, 0.5, **changes)], skips_nonfinite=skips_nonfinite)
+
+    assert [v.severity for _, v in found] == ([] if expected is None else [expected])
+
+
 def test_nan_does_not_poison_what_comes_after():
     """Judged again without the gate, a later loss of progress is still seen."""
     reports = curve(FALLING)
@@ -210,6 +231,50 @@ def test_catastrophic_excursion(step, max_batch_loss, max_grad_norm, expected):
 
 
 # --- windows ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clipping", "clip_rate", "expected"),
+    [
+        ("none", 0.0, Severity.PRUNE),
+        ("agc", 0.0, Severity.PRUNE),
+        ("agc", 0.1, Severity.PENALISE),
+        ("autoclip", 0.9, Severity.PENALISE),
+        ("per_parameter_value", 0.1, Severity.PENALISE),
+    ],
+)
+def test_a_clipping_that_follows_the_run_guards_it_if_it_clips(clipping, clip_rate, expected):
+    excursion = report(300, 0.4, max_batch_loss=5.0, clip_rate=clip_rate)
+    found = verdicts([*curve(FALLING), excursion], "R1d", clipping=clipping, max_grad_norm=None)
+
+    assert [v.severity for _, v in found] == [expected]
+
+
+# --- bins that are hardly trained, or seldom drawn ----------------------------------------------
+
+
+def test_a_bin_that_training_hardly_draws_from_is_not_judged():
+    share = (0.5, 0.3, 0.19, 0.01)  # a log-normal that leaves out the noisiest timesteps
+    losses = [1.0, 0.8, 0.5, 0.2, 0.1, 0.05, 0.05, 0.05]
+    reports = [
+        report((i + 1) * 25, loss, bin_loss=(loss, loss, loss, 9.0))
+        for i, loss in enumerate(losses)
+    ]
+
+    assert verdicts(reports, bin_share=share) == []
+    assert [v.rule for _, v in verdicts(reports)][-1] == "R1c"
+
+
+def test_a_window_without_samples_of_a_low_bin_is_no_loss_of_progress():
+    low_bins = {"bin_loss": (0.9, 0.1, 0.01, 0.01)}
+    without = {"bin_loss": (0.9, *[math.nan] * 3), "bin_count": (1600, 0, 0, 0)}
+    window = TrialWindow(facts())
+    for step in range(25, 300, 25):
+        window.observe(report(step, 0.25, **low_bins))
+    seen = window.losses[-1]
+    window.observe(report(300, 0.9, **without))
+
+    assert window.losses[-1] == pytest.approx(seen)
 
 
 @pytest.mark.parametrize("reports_per_window", [8, 20])
