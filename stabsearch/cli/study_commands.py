@@ -130,7 +130,7 @@ def run(
     except KeyboardInterrupt:
         _say_interrupted(spec.path, again)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except (EnvironmentProblem, ResultsError) as error:  # what the file asks for cannot be had
+    except (EnvironmentProblem, ResultsError, SpecError) as error:  # asked for, and cannot be had
         raise type(error)(f"{file}: {error}") from error
     _say_answer(result, as_json=as_json)
     if result.interrupted:

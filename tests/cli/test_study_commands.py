@@ -75,7 +75,7 @@ BAD_INPUT = {
     "unknown choice": (
         space("prediction_type: {choice: [epsilon, v_predicton]}"),
         "x.yaml: space.prediction_type: choice: [epsilon, v_predicton] — v_predicton must be one "
-        "of epsilon, sample, v_prediction. Did you mean v_prediction?",
+        "of epsilon, sample, v_prediction, flow. Did you mean v_prediction?",
     ),
     "empty space": (
         "name: test\nspace: {}\n",
@@ -204,6 +204,34 @@ def test_bad_input_in_a_process_of_its_own_shows_no_traceback(here, case):
     assert done.stderr == f"error: {message}\n".replace("{here}", str(here))
     assert done.stdout == ""
     assert os.listdir() == ["x.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            "{name: array, path: nowhere.npy}",
+            "x.yaml: trainer.data: nowhere.npy does not exist",
+        ),
+        ("{name: 'my_data:load'}", "x.yaml: trainer.data: loading the data raised KeyError"),
+        ("{name: 'my_data:leave'}", "x.yaml: trainer.data: loading the data raised SystemExit"),
+    ],
+)
+def test_data_that_cannot_be_loaded_is_one_message_before_ray_starts(
+    here, capsys, monkeypatch, data, message
+):
+    monkeypatch.syspath_prepend(str(here))
+    Path("my_data.py").write_text(
+        "def load():\n    return {}['nothing']\n\n\ndef leave():\n    raise SystemExit(3)\n"
+    )
+    Path("x.yaml").write_text(MINIMAL + f"trainer: {{data: {data}}}\n")
+
+    assert main(["run", "x.yaml"]) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert "Traceback" not in error
+    assert not Path("results").exists()
 
 
 class TestBadInputThatTheFileAloneDoesNotShow:

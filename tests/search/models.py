@@ -1,4 +1,4 @@
-"""Denoisers that misbehave on purpose; studies name them by reference."""
+"""Denoisers that misbehave on purpose, and data; studies name them by reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from stabsearch.diffusion.datasets import digits
 
 
 class LinearDenoiser(nn.Module):
@@ -44,6 +46,39 @@ class WithDropout(LinearDenoiser):
 
     def forward(self, x_t, timesteps):
         return super().forward(nn.functional.dropout(x_t, 0.2, self.training), timesteps)
+
+
+class WithADirectParameter(LinearDenoiser):
+    """Ghost norms do not know what it does with its gain."""
+
+    def __init__(self, sample_shape):
+        super().__init__(sample_shape)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x_t, timesteps):
+        return super().forward(x_t, timesteps) * self.gain
+
+
+class FoldsPixelsIntoTheBatch(nn.Module):
+    """One number of the image at a time: its layer never sees a whole sample."""
+
+    def __init__(self, sample_shape):
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, x_t, timesteps):
+        return self.linear(x_t.reshape(-1, 1)).view_as(x_t)
+
+
+class WithBatchNorm(LinearDenoiser):
+    """A sample's gradient depends on the batch: there is none of its own."""
+
+    def __init__(self, sample_shape):
+        super().__init__(sample_shape)
+        self.norm = nn.BatchNorm1d(math.prod(sample_shape))
+
+    def forward(self, x_t, timesteps):
+        return super().forward(self.norm(x_t.flatten(1)).view_as(x_t), timesteps)
 
 
 class KillsItsWorkerOnce(LinearDenoiser):
@@ -101,3 +136,10 @@ class SlowToStart(LinearDenoiser):
             mine.touch()
             if len(list(Path(folder).iterdir())) > 1:
                 time.sleep(4)
+
+
+def noted_digits(*, file):
+    """The digits; notes every call in ``file``."""
+    with Path(file).open("a") as notes:
+        notes.write(f"{os.getpid()}\n")
+    return digits()

@@ -211,6 +211,15 @@ def test_a_worker_process_is_started_once_however_slowly(tiny_study, tmp_path):
     assert len(list(folder.iterdir())) == 2
 
 
+def test_the_data_is_loaded_once_for_all_trials_and_workers(tiny_study, tmp_path):
+    calls = tmp_path / "calls"
+    data = {"name": f"{MODELS}:noted_digits", "file": str(calls)}
+    result = run_study(tiny_study(trials=4, trainer={"data": data}, resources={"workers": 2}))
+
+    assert set(result.results.trials.outcome) == {"completed"}
+    assert len(calls.read_text().splitlines()) == 1
+
+
 def test_a_model_that_cannot_be_built_ends_the_study_with_its_own_error(tiny_study):
     study = tiny_study(trials=8, trainer={"model": {"name": f"{MODELS}:broken"}})
     with pytest.raises(StudyAborted, match="this model cannot be built"):

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -73,15 +73,13 @@ class GhostNorms:
         a number, the result is multiplied by its square. The record is cleared. Raises ValueError
         where a layer's call does not show which sample is which.
         """
-        calls, self._calls = self._calls, {}
         squares = []
-        for layer, layer_calls in calls.items():
-            pairs = [(c.input, d) for c in layer_calls for d in c.gradients if d is not None]
+        while self._calls:  # a layer's tensors are let go when it is done
+            layer, calls = self._calls.popitem()
+            pairs = [(c.input, d) for c in calls for d in c.gradients if d is not None]
             self._check(layer, pairs, batch_size)
             if pairs:
-                inputs = [x.float() if x.is_floating_point() else x for x, _ in pairs]
-                gradients = [gradient.float() for _, gradient in pairs]
-                squares.append(LAYERS[type(layer)](layer, inputs, gradients))
+                squares.append(_layer_squared_norms(layer, pairs))
         if not squares:
             raise ValueError(
                 "no backward was recorded; run forward and backward inside capture()."
@@ -101,7 +99,7 @@ class GhostNorms:
         output.register_hook(call.gradients.append)  # type: ignore[no-untyped-call]
 
     def _check(
-        self, layer: nn.Module, pairs: list[tuple[Tensor, Tensor]], batch_size: int
+        self, layer: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], batch_size: int
     ) -> None:
         for x, gradient in pairs:
             if x.shape[:1] != (batch_size,) or gradient.shape[:1] != (batch_size,):
@@ -114,6 +112,11 @@ class GhostNorms:
                 f"{self._names[layer]} has a gradient that did not come through its forward: "
                 "samples cannot be told apart."
             )
+
+
+def _layer_squared_norms(layer: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    inputs = [x.float() if x.is_floating_point() else x for x, _ in pairs]
+    return LAYERS[type(layer)](layer, inputs, [gradient.float() for _, gradient in pairs])
 
 
 def _unknown_layers(model: nn.Module) -> tuple[str, ...]:
