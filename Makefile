@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup search test test-slow check format bench truth clean
+.PHONY: help setup search test test-slow check format bench objectives spaces truth clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,7 +49,14 @@ format: $(INSTALLED)  ## Rewrite files in the project's format.
 
 bench: $(INSTALLED)  ## Measure what telemetry and ghost norms cost, and a whole search against pure training.
 	$(BIN)/python -m benchmarks.training_cost
+	$(BIN)/python -m benchmarks.compile_gain
 	$(BIN)/python -m benchmarks.search_overhead
+
+objectives: $(INSTALLED)  ## Train every prediction type x schedule x weighting (ten minutes).
+	$(BIN)/python -m benchmarks.objectives
+
+spaces: $(INSTALLED)  ## Run every study file end to end and keep its answer (half an hour).
+	$(BIN)/python -m benchmarks.search_spaces
 
 truth: $(INSTALLED)  ## Train the demo's settings to the end without the gate; compare the verdicts.
 	$(BIN)/python -m benchmarks.gate_truth

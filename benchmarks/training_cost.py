@@ -18,13 +18,13 @@ from stabsearch.spec import ModelSpec, TrainerSpec
 from stabsearch.training.telemetry import StepRecord
 from stabsearch.training.trainer import Trainer
 
-WINDOW_STEPS = 20
+WINDOW_STEPS = 25
 GRAD_NORM_EVERY = 10
 MODELS = {
     "mlp": ({"width": 64, "num_blocks": 2}, 300),
     "mlp, width 256": ({"width": 256, "num_blocks": 2}, 200),
-    "unet": ({"width": 32}, 40),
-    "dit": ({"width": 64, "num_blocks": 4}, 40),
+    "unet": ({"width": 32}, 60),
+    "dit": ({"width": 64, "num_blocks": 4}, 60),
 }
 """Name -> (options, rounds of windows)."""
 CLIPS = {"clip 1": 1.0, "no clipping": None}

@@ -83,7 +83,10 @@ class ReferenceLoss:
     """
 
     bin_constant: tuple[float, ...]
-    """C0: the best constant prediction (the zero predictor for epsilon)."""
+    """C0: the best constant prediction."""
+    bin_zero: tuple[float, ...]
+    """A model that outputs 0, as a network does before it has learned anything. C0 for epsilon;
+    above it where the target has a mean, as ``sample`` of data that is not centred."""
     bin_isotropic: tuple[float, ...]
     """L_iso: the best scalar-gain denoiser."""
     bin_linear: tuple[float, ...]
@@ -125,13 +128,16 @@ class TrialFacts:
     clipping: str
     """The strategy, ``none`` included."""
     max_grad_norm: float | None
-    """Norm above which gradients are scaled; None where no fixed norm is the threshold."""
+    """Total 2-norm above which gradients are scaled; None where that is not the threshold."""
+    batch_numbers: int
+    """Numbers that a batch loss is the mean of: batch size x numbers per example."""
     skips_nonfinite: bool
     """Whether a step with a non-finite gradient is passed over, or ends the trial."""
     bin_edges: tuple[int, ...]
     """First timestep of every bin, then ``num_train_timesteps``; length bins + 1."""
     bin_share: tuple[float, ...]
-    """Share of a trial's samples that are expected in every bin, at its start."""
+    """What part of the training is about every bin: share of the samples that are expected there
+    at the start, times their weight in the loss."""
     reference: ReferenceLoss
     remarks: tuple[str, ...] = ()
     """Sentences about how the trial was measured that its reader should know."""
@@ -178,7 +184,8 @@ class Report:
     learning_rate: float
     """At the window's last step, warm-up included."""
     loss: float
-    """Training loss, unweighted: mean of the bin means (post-stratified over timesteps)."""
+    """Training loss, unweighted: mean of the means of the bins that drew a sample
+    (post-stratified over timesteps)."""
     bin_loss: tuple[float, ...]
     """Mean training loss per timestep bin; NaN for a bin without a finite sample."""
     bin_count: tuple[int, ...]
@@ -191,9 +198,10 @@ class Report:
     """Total 2-norm before clipping, over finite steps."""
     grad_norm_max: float
     clip_rate: float
-    """Share of finite steps on which clipping was active (coefficient < 1)."""
+    """Share of finite steps on which clipping changed the gradient."""
     clip_coef_mean: float
-    """Mean of min(1, max_grad_norm / grad_norm) over finite steps; 1 without clipping."""
+    """Mean over finite steps of what clipping left of the gradient, min(1, max_grad_norm /
+    grad_norm) for ``global_norm``; 1 without clipping."""
     clip_coef_cv: float
     """Standard deviation over mean of the coefficient."""
     outlier_norm_rate: float
@@ -209,7 +217,8 @@ class Report:
     bin_grad_cosine: tuple[tuple[float, ...], ...] | None
     """Cosine between the mean gradients of every two bins, where this report holds a probe."""
     nonfinite_steps: int
-    """Steps whose loss or gradient norm was NaN or Inf. Such a step is never taken."""
+    """Steps whose loss or gradient norm was NaN or Inf. A gradient of that kind never reaches the
+    weights."""
     scaler_skips: int
     """Steps that fp16 loss scaling skipped: the scaled gradient overflowed and the loss did not.
     They are part of its work, and not among ``nonfinite_steps``."""

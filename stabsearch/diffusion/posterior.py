@@ -34,6 +34,8 @@ PILOT_STEP = 1.5
 """Step in log-SNR of the coarse grid that finds where M ends."""
 MAX_COST = 2.5e9
 """Budget of a curve, in multiplications of a matrix product: about a second on one core."""
+PATIENCE = 8
+"""Factor of MAX_COST that large data may take."""
 EXP_COST = 16
 """What one exponential and its sums cost, in those multiplications."""
 MIN_DRAWS, MAX_DRAWS = 32, 1024
@@ -68,20 +70,31 @@ class PosteriorCurve:
 
 def posterior_curve(
     data: NDArray[np.float32], *, num_draws: int | None = None, seed: int = 0
-) -> PosteriorCurve:
-    """M of ``data[N, ...]`` wherever it moves; ``num_draws`` follows from N and d if not given."""
+) -> PosteriorCurve | None:
+    """M of ``data[N, ...]`` wherever it moves; ``num_draws`` follows from N and d if not given.
+
+    None for data of which MIN_DRAWS would cost too much.
+    """
     rows = data.reshape(len(data), -1)
     if num_draws is None:
         num_draws = affordable_draws(*rows.shape)
+    if num_draws == 0:
+        return None
     grid = _moving_range(rows, num_draws, seed)
     mmse, standard_error = posterior_mmse(rows, grid, num_draws=num_draws, seed=seed)
     return PosteriorCurve(grid, mmse, standard_error)
 
 
 def affordable_draws(num_examples: int, num_dimensions: int) -> int:
-    """Draws for which a curve stays within MAX_COST, between MIN_DRAWS and MAX_DRAWS."""
+    """Draws for which a curve stays within MAX_COST, at most MAX_DRAWS; 0 if those are too few.
+
+    MIN_DRAWS may cost several times MAX_COST.
+    """
     cost_per_draw = num_examples * (2 * num_dimensions + GRID_POINTS * EXP_COST)
-    return min(max(round(MAX_COST / cost_per_draw), MIN_DRAWS), MAX_DRAWS)
+    num_draws = round(MAX_COST / cost_per_draw)
+    if num_draws * PATIENCE < MIN_DRAWS:
+        return 0
+    return min(max(num_draws, MIN_DRAWS), MAX_DRAWS)
 
 
 def posterior_mmse(

@@ -47,10 +47,13 @@ class PredictionType:
         factor: Array = (sample_weight - noise_weight * schedule.signal / schedule.sigma) ** 2
         return factor
 
-    def constant_loss(self, schedule: NoiseSchedule, variance: float) -> Array:
-        """Loss ``[T]`` of the best constant prediction, for data of this variance."""
+    def constant_loss(self, schedule: NoiseSchedule, power: float) -> Array:
+        """Loss ``[T]`` of a constant prediction, which leaves this mean square of the data.
+
+        The best constant leaves the data's variance, the prediction 0 its second moment.
+        """
         noise_weight, sample_weight = self.weights(schedule)
-        loss: Array = noise_weight**2 + sample_weight**2 * variance
+        loss: Array = noise_weight**2 + sample_weight**2 * power
         return loss
 
 

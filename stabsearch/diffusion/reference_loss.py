@@ -40,8 +40,10 @@ class DataStatistics:
     num_dimensions: int
     eigenvalues: Array
     """Positive eigenvalues ``[m]`` of the covariance; those that are left out are 0."""
+    second_moment: float
+    """Mean square of the data's numbers: above the variance unless the data is centred."""
     posterior: PosteriorCurve | None
-    """Error of the exact finite-data posterior; None where it was not asked for."""
+    """Error of the exact finite-data posterior; None for data that is too large for it."""
 
     @property
     def variance(self) -> float:
@@ -55,19 +57,22 @@ class ReferenceCurves:
 
     constant: Array
     """C0: the best constant prediction."""
+    zero: Array
+    """The prediction 0."""
     isotropic: Array
     """L_iso: the best denoiser of the form mean + gain_t (x_t / signal_t - mean)."""
     linear: Array
     """L_lin: the best linear denoiser (LMMSE); an upper bound on the Bayes loss."""
     posterior: Array | None
     """L_post: the best denoiser of the training set itself, all memorised; a lower bound on the
-    training loss, at most L_lin. None where it was not asked for."""
+    training loss, at most L_lin. None for data that is too large for it."""
 
     def in_bins(self, bin_edges: tuple[int, ...]) -> ReferenceLoss:
         """Average over the timesteps of each bin."""
         posterior = self.posterior
         return ReferenceLoss(
             bin_constant=bin_means(self.constant, bin_edges),
+            bin_zero=bin_means(self.zero, bin_edges),
             bin_isotropic=bin_means(self.isotropic, bin_edges),
             bin_linear=bin_means(self.linear, bin_edges),
             bin_posterior=None if posterior is None else bin_means(posterior, bin_edges),
@@ -92,15 +97,13 @@ class ReferenceCurves:
         return geometric_mean(tuple(float(values.mean()) for values in in_bin if len(values)))
 
 
-def data_statistics(data: NDArray[np.float32], *, with_posterior: bool = True) -> DataStatistics:
-    """Statistics of ``data[N, ...]``, to be computed once per data set.
-
-    The posterior takes a few seconds of one core, the eigenvalues as long on large data.
-    """
+def data_statistics(data: NDArray[np.float32]) -> DataStatistics:
+    """Statistics of ``data[N, ...]``, to be computed once per data set: seconds at most."""
     return DataStatistics(
         num_dimensions=math.prod(data.shape[1:]),
         eigenvalues=covariance_eigenvalues(data),
-        posterior=posterior_curve(data) if with_posterior else None,
+        second_moment=float(np.mean(np.square(data, dtype=np.float64))),
+        posterior=posterior_curve(data),
     )
 
 
@@ -119,6 +122,7 @@ def reference_curves(
     linear = _linear_error(statistics, snr)
     return ReferenceCurves(
         constant=prediction.constant_loss(schedule, variance),
+        zero=prediction.constant_loss(schedule, statistics.second_moment),
         isotropic=factor * variance / (snr * variance + 1),
         linear=factor * linear,
         posterior=(

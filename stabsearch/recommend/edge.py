@@ -27,6 +27,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.records import Edge, Params, TrialRecord
+from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 SAFE = 0.05
 """The share of failing runs at ``Edge.learning_rate_safe``."""
@@ -93,7 +94,8 @@ class ClipScale:
         """0 with clipping that never acts, negative below."""
         if not self.is_searched:
             return 0.0
-        value = params[MAX_GRAD_NORM]
+        is_used = params.get("clipping", "global_norm") in MAX_GRAD_NORM_CLIPPINGS
+        value = params[MAX_GRAD_NORM] if is_used else None
         clip = math.inf if value is None else math.log2(float(value))
         clip = min(clip, self.ceiling)
         return min(clip, self.highest) - self.highest

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.space import (
-    MAX_GRAD_NORM,
     Floats,
     field_value,
     gradient_ceiling,
     learning_rate_of,
+    norm_threshold,
 )
 from stabsearch.records import Outcome, Severity, Symptom, TrialRecord
 
@@ -42,7 +42,7 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
         learning_rate = learning_rate_of(record.params)
         if field_value(study, record.params, "optimizer") != "sgd":
             return learning_rate, learning_rate
-        clip = field_value(study, record.params, MAX_GRAD_NORM)
+        clip = norm_threshold(study, record.params)
         return learning_rate, learning_rate * min(
             math.inf if clip is None else float(clip), ceiling
         )

@@ -14,8 +14,6 @@ from stabsearch.records import Params, ParamValue, TrialRecord
 
 LEARNING_RATE = "learning_rate"
 MAX_GRAD_NORM = "max_grad_norm"
-NORM_CLIPPINGS = frozenset({"global_norm", "per_parameter_norm"})
-"""Values of ``clipping`` that look at max_grad_norm."""
 
 CLIP_REACH = 4.0
 """Gradients are hardly ever this many times their median (outside a failure)."""
@@ -101,8 +99,13 @@ def field_value(study: Mapping[str, Any], params: Params, name: str) -> ParamVal
 
 
 def norm_threshold(study: Mapping[str, Any], params: Params) -> ParamValue:
-    """The gradient norm above which a setting clips; None where no fixed norm does."""
-    if field_value(study, params, "clipping") not in NORM_CLIPPINGS:
+    """The gradient norm above which a setting clips; None where no such threshold is known.
+
+    The threshold of another norm than the total 2-norm does not compare with the norms that
+    trials report.
+    """
+    norm_type = field_value(study, params, "grad_norm_type")
+    if field_value(study, params, "clipping") != "global_norm" or norm_type not in (2, None):
         return None
     return field_value(study, params, MAX_GRAD_NORM)
 

@@ -144,8 +144,8 @@ REPORTS: tuple[Column, ...] = (
     Column("max_batch_loss", _FLOAT, "Largest batch-mean loss among the window's finite steps."),
     Column("grad_norm_median", _FLOAT, "Total 2-norm before clipping, over finite steps."),
     Column("grad_norm_max", _FLOAT, "Largest total 2-norm before clipping, over finite steps."),
-    Column("clip_rate", _FLOAT, "Share of finite steps on which clipping was active."),
-    Column("clip_coef_mean", _FLOAT, "Mean of min(1, max_grad_norm / grad_norm); 1 unclipped."),
+    Column("clip_rate", _FLOAT, "Share of finite steps on which clipping changed the gradient."),
+    Column("clip_coef_mean", _FLOAT, "Mean of what clipping left of the gradient; 1 unclipped."),
     Column("clip_coef_cv", _FLOAT, "Standard deviation / mean of that coefficient."),
     Column(
         "outlier_norm_rate",
@@ -166,7 +166,7 @@ REPORTS: tuple[Column, ...] = (
     Column(
         "nonfinite_steps",
         _INT,
-        "Steps whose loss or gradient norm was NaN or Inf; such a step is never taken.",
+        "Steps whose loss or gradient norm was NaN or Inf; no such gradient is applied.",
     ),
     Column(
         "scaler_skips",

@@ -30,6 +30,7 @@ from stabsearch.spec.study import (
     param_names,
 )
 from stabsearch.spec.trainer import (
+    MAX_GRAD_NORM_CLIPPINGS,
     TORCH_OPTIMIZERS,
     DataSpec,
     ModelSpec,
@@ -41,6 +42,7 @@ __all__ = [
     "BUILT_IN_DATA",
     "BUILT_IN_MODELS",
     "DOMAINS",
+    "MAX_GRAD_NORM_CLIPPINGS",
     "TORCH_OPTIMIZERS",
     "Choice",
     "DataSpec",

@@ -9,6 +9,12 @@ from stabsearch.spec.trainer import TrainerSpec
 TERMINAL_KL_LIMIT = 0.01
 """Nats per dimension between x_T and the noise that a sampler starts from (rule R14)."""
 
+HEAVY_SHARE = 0.5
+"""Share of all loss weight that a single timestep should not have."""
+SAMPLES_PER_BIN = 100
+"""As stabsearch.stability.window asks for."""
+MIN_WINDOWS = 8
+
 
 def trainer_cautions(trainer: TrainerSpec) -> list[str]:
     """One sentence or two for everything that the trainer should be asked about."""
@@ -40,6 +46,61 @@ def _left_over_signal(trainer: TrainerSpec) -> str:
     )
 
 
+def _untrained_last_timestep(trainer: TrainerSpec) -> str:
+    vanishes = trainer.loss_weighting in ("snr", "min_snr", "soft_min_snr", "p2")
+    if not trainer.noise_schedule.has_zero_terminal_snr:
+        return ""
+    if not vanishes and trainer.timestep_sampling != "log_normal":
+        return ""
+    what = (
+        f"loss_weighting: {trainer.loss_weighting} gives"
+        if vanishes
+        else "timestep_sampling: log_normal draws"
+    )
+    return (
+        f"trainer.{what} the last timestep, from which a sampler starts, nothing, because no "
+        "signal is left there (zero terminal SNR). Use loss_weighting: none and uniform sampling."
+    )
+
+
+def _one_heavy_timestep(trainer: TrainerSpec) -> str:
+    from stabsearch.diffusion.loss_weighting import loss_weights
+    from stabsearch.diffusion.noise_schedule import make_noise_schedule
+
+    if trainer.loss_weighting == "none":
+        return ""
+    weights = loss_weights(
+        trainer.loss_weighting,
+        make_noise_schedule(**trainer.noise_schedule.model_dump()),
+        trainer.prediction_type,
+        snr_gamma=trainer.snr_gamma,
+        p2_k=trainer.p2_k,
+        p2_gamma=trainer.p2_gamma,
+        sigma_data=trainer.sigma_data,
+    )
+    timestep, share = int(weights.argmax()), float(weights.max() / weights.sum())
+    if share <= HEAVY_SHARE:
+        return ""
+    return (
+        f"trainer.loss_weighting: {trainer.loss_weighting} with prediction_type "
+        f"{trainer.prediction_type} puts {share:.0%} of all weight on timestep {timestep}; the "
+        "others are hardly trained. Use another weighting or prediction type."
+    )
+
+
+def _few_windows(trainer: TrainerSpec) -> str:
+    samples = trainer.max_train_steps * trainer.batch_size
+    windows = samples / (SAMPLES_PER_BIN * trainer.num_timestep_bins)
+    if windows >= MIN_WINDOWS:
+        return ""
+    return (
+        f"trainer.num_timestep_bins: {trainer.num_timestep_bins} bins need {SAMPLES_PER_BIN} "
+        f"samples each for one look at the loss, and a trial draws {samples:,}: that is "
+        f"{windows:.1f} looks, too few to see a trial lose its progress. Use fewer bins, or train "
+        "longer."
+    )
+
+
 def _clamped_loss(trainer: TrainerSpec) -> str:
     if trainer.loss != "clamped_mse":
         return ""
@@ -53,5 +114,8 @@ def _clamped_loss(trainer: TrainerSpec) -> str:
 _CHECKS: tuple[Callable[[TrainerSpec], str], ...] = (
     _blind_last_timestep,
     _left_over_signal,
+    _untrained_last_timestep,
+    _one_heavy_timestep,
+    _few_windows,
     _clamped_loss,
 )

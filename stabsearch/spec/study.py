@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -41,7 +42,7 @@ from stabsearch.spec.parts import (
     Part,
     PositiveInt,
 )
-from stabsearch.spec.trainer import BETA_RANGE_SCHEDULES, TrainerSpec
+from stabsearch.spec.trainer import BETA_RANGE_SCHEDULES, MAX_GRAD_NORM_CLIPPINGS, TrainerSpec
 
 
 class SearcherSpec(Part):
@@ -237,8 +238,16 @@ class StudySpec(Part):
                 "comparison give each its own study (extends: derives one file from another)."
                 for name in names
             ),
-            *trainer_cautions(self.trainer_for({})),
+            *dict.fromkeys(text for t in self._trainers() for text in trainer_cautions(t)),
         ]
+
+    def _trainers(self) -> Iterator[TrainerSpec]:
+        """The study's trainer, and those that differ from it in one searched value."""
+        yield self.trainer_for({})
+        for name, domain in self.searched().items():
+            for value in domain.probes():
+                with contextlib.suppress(SpecError):  # joint rules look at other combinations
+                    yield self.trainer_for({name: value})
 
     def step_budget(self) -> int:
         """Steps that all trials take if none is stopped."""
@@ -366,7 +375,7 @@ measured differently do not compare, and the best score would go to the most len
 
 _ADAM: set[ParamValue] = {"adamw", "adam"}
 _TAKES_BETAS = _ADAM | {"Adamax", "NAdam", "RAdam"}
-_NORM_CLIPS: set[ParamValue] = {"global_norm", "per_parameter_norm"}
+_NORM_CLIPS: set[ParamValue] = set(MAX_GRAD_NORM_CLIPPINGS)
 _ONLY_WITH: dict[str, tuple[str, set[ParamValue]]] = {
     "momentum": ("optimizer", {"sgd"}),
     "adam_beta1": ("optimizer", _TAKES_BETAS),
@@ -386,7 +395,6 @@ _ONLY_WITH: dict[str, tuple[str, set[ParamValue]]] = {
     "sigma_data": ("loss_weighting", {"edm"}),
     "log_normal_mean": ("timestep_sampling", {"log_normal"}),
     "log_normal_std": ("timestep_sampling", {"log_normal"}),
-    "ema_decay": ("ema_schedule", {"ramped"}),
     "ema_sigma_rel": ("ema_schedule", {"power"}),
     "noise_schedule.beta_start": ("noise_schedule.beta_schedule", set(BETA_RANGE_SCHEDULES)),
     "noise_schedule.beta_end": ("noise_schedule.beta_schedule", set(BETA_RANGE_SCHEDULES)),

@@ -52,6 +52,8 @@ Clipping = Literal[
     "global_norm", "per_parameter_norm", "per_parameter_value", "agc", "autoclip", "none"
 ]
 
+MAX_GRAD_NORM_CLIPPINGS = frozenset({"global_norm", "per_parameter_norm"})
+"""Clippings that look at max_grad_norm."""
 BETA_RANGE_SCHEDULES = frozenset({"linear", "scaled_linear", "sigmoid"})
 """Beta schedules that look at beta_start and beta_end."""
 

@@ -52,9 +52,14 @@ NOT_FALLING_T = -2.0
 SLOPE_SHARE = 0.4
 SLOPE_MIN_WINDOWS = 4
 STANDING_SHARE = 0.5
-"""Above this share of skipped steps in a report, training has stopped in fact."""
+"""Above this share of skipped steps, training has stopped in fact."""
+SCALER_GRACE_STEPS = 25
+LATEST_START = 0.5
+"""Every rule judges from this share of the budget on, however long warm-up is."""
 HOPELESS_RATIO = 1.5
 EXCURSION_RATIO = 3.0
+EXCURSION_SIGMAS = 3.0
+"""Standard deviations of a mean of squared normal numbers."""
 ALIVE_SHARE = 0.25
 """A trial that came down by this share of the possible progress C0 - L_iso is learning."""
 EXCURSION_GRACE_STEPS = 100
@@ -75,8 +80,8 @@ def find_non_finite(report: Report, window: TrialWindow) -> Finding | None:
     )
     lost_steps = report.nonfinite_steps
     is_standing = (
-        lost_steps + report.scaler_skips > STANDING_SHARE * window.facts.report_every
-        and report.step > window.facts.report_every  # a new loss scaler begins with skips
+        window.skipped_share > STANDING_SHARE
+        and report.step > SCALER_GRACE_STEPS  # a new loss scaler begins with skips
     )
     if not (lost_steps or is_standing or is_evaluation_bad):
         return None
@@ -88,12 +93,18 @@ def find_non_finite(report: Report, window: TrialWindow) -> Finding | None:
         severity=Severity.WARN if is_tolerated else Severity.PRUNE,
         step=report.first_nonfinite_step or report.step,
         timestep_bin=max(report.first_nonfinite_bins, default=None),
+        bar=(
+            "loss or gradient became NaN or Inf"
+            if lost_steps or is_evaluation_bad
+            else "loss scaling skips most steps, because scaled gradients overflow,"
+        ),
     )
 
 
 def find_lost_progress(report: Report, window: TrialWindow) -> Finding | None:
     """R1b: the trial had come down and went up again, for two windows on average."""
-    if report.step < window.facts.lr_warmup_steps + 2 * window.window_steps:
+    start = min(window.facts.lr_warmup_steps, LATEST_START * window.facts.max_train_steps)
+    if report.step < start + 2 * window.window_steps or not window.has_progress_to_make:
         return None
     lost = window.lost_progress
     if not lost > LOST_PROGRESS_PENALISE:
@@ -105,7 +116,7 @@ def find_lost_progress(report: Report, window: TrialWindow) -> Finding | None:
         symptom=Symptom.LOST_PROGRESS,
         severity=Severity.PRUNE if is_prune else Severity.PENALISE,
         step=report.step,
-        timestep_bin=worst_bin(window.bin_lost_progress),
+        timestep_bin=window.worst_judged_bin(window.bin_lost_progress),
     )
 
 
@@ -118,15 +129,18 @@ def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | No
     good as its model can be, so it only gets a warning.
     """
     facts, reference = window.facts, window.facts.reference
-    if report.step < max(2 * facts.lr_warmup_steps, 0.1 * facts.max_train_steps):
+    start = min(2 * facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
+    if report.step < max(start, 0.1 * facts.max_train_steps):
         return None
     current = window.current_loss
     possible = window.constant - window.isotropic
     bar = window.constant - 0.5 * possible
-    hopeless = HOPELESS_RATIO * window.constant
+    hopeless = HOPELESS_RATIO * window.zero
     is_hopeless = current > hopeless
-    is_stuck = current > bar and (
-        window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS) > NOT_FALLING_T
+    is_stuck = (
+        current > bar
+        and window.has_progress_to_make
+        and window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS) > NOT_FALLING_T
     )
     if not (is_stuck or is_hopeless):
         return None
@@ -139,9 +153,9 @@ def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | No
         symptom=Symptom.WORSE_THAN_TRIVIAL if has_diverged else Symptom.NOT_LEARNING,
         severity=Severity.WARN if is_alive else Severity.PRUNE,
         step=report.step,
-        timestep_bin=worst_bin(window.current_bin_loss / bin_bar),
+        timestep_bin=window.worst_judged_bin(window.current_bin_loss / bin_bar),
         bar=(
-            "1.5 times that of a constant prediction"
+            "1.5 times that of a model that outputs 0"
             if is_hopeless
             else "half-way to a constant prediction, and not falling"
         ),
@@ -156,9 +170,12 @@ def find_catastrophic_excursion(report: Report, window: TrialWindow) -> Finding 
     """
     facts = window.facts
     report_start = report.step - facts.report_every
-    if report_start < facts.lr_warmup_steps + EXCURSION_GRACE_STEPS:
+    start = min(facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
+    if report_start < start + EXCURSION_GRACE_STEPS:
         return None
-    threshold = EXCURSION_RATIO * window.constant
+    # A batch of few numbers is far from its mean without any fault of the model's.
+    noise = EXCURSION_SIGMAS * math.sqrt(2 / facts.batch_numbers)
+    threshold = EXCURSION_RATIO * window.zero * (1 + noise)
     if not report.max_batch_loss > threshold:
         return None
     return Finding(
@@ -167,7 +184,9 @@ def find_catastrophic_excursion(report: Report, window: TrialWindow) -> Finding 
         symptom=Symptom.CATASTROPHIC_EXCURSION,
         severity=Severity.PENALISE if is_guarded(report, window) else Severity.PRUNE,
         step=report.step,
-        timestep_bin=worst_bin(np.array(report.bin_loss) / np.array(window.min_bin_loss)),
+        timestep_bin=window.worst_judged_bin(
+            np.array(report.bin_loss) / np.array(window.min_bin_loss)
+        ),
     )
 
 
@@ -183,21 +202,13 @@ def is_guarded(report: Report, window: TrialWindow) -> bool:
     return facts.max_grad_norm <= LOOSE_CLIP_RATIO * window.typical_grad_norm
 
 
-def worst_bin(badness: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> int | None:
-    """Index of the largest finite value; the noisiest bin of equals; None without any."""
-    usable = np.where(np.isfinite(badness), badness, -math.inf)
-    if not np.isfinite(usable).any():
-        return None
-    return int(len(usable) - 1 - usable[::-1].argmax())
-
-
 LOWER_LR = "Lower the learning rate: it is above the largest stable one for this clipping."
 
 RULES: tuple[Rule, ...] = (
     Rule(
         id="R1a",
         find=find_non_finite,
-        reason="loss or gradient became NaN or Inf at step {step}{where}",
+        reason="{bar} at step {step}{where}",
         advice={
             Symptom.NON_FINITE: "Lower the learning rate 4 times and clip with max_grad_norm 1."
         },
@@ -225,7 +236,7 @@ RULES: tuple[Rule, ...] = (
         id="R1d",
         find=find_catastrophic_excursion,
         reason="a batch loss of {value:.3g} by step {step}, above {threshold:.3g}, three times "
-        "that of a constant prediction{where}",
+        "that of a model that outputs 0{where}",
         advice={
             Symptom.CATASTROPHIC_EXCURSION: "Clip with max_grad_norm 1 and lower the learning "
             "rate."

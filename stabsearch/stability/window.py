@@ -26,9 +26,13 @@ SAMPLES_PER_BIN = 100
 """A window holds at least this many samples for every timestep bin, on average. The thresholds of
 the rules were found with 160."""
 
+STRETCH_STEPS = 10
+"""Skipped steps are judged over at least this many."""
+MIN_PROGRESS = 0.15
+"""Smallest (C0 - L_iso) / C0 at which a share of that progress is more than a window's noise."""
 JUDGED_SHARE = 0.2
-"""A bin is judged if a trial is expected to draw at least this part of an equal share of its
-samples there: a bin that is hardly trained says nothing about stability."""
+"""A bin is judged if at least this part of an equal share of the training is about it: its loss
+would otherwise only show what was never asked of the model."""
 
 Array = NDArray[np.float64]
 
@@ -60,6 +64,14 @@ class TrialWindow:
     """Step at which the last window ended."""
     latest_bin_loss: list[float] = field(default_factory=list)
     """The last known mean of every bin, ``[K]``; NaN for a bin never seen."""
+    last_step: int = 0
+    """Step of the last report."""
+    stretch_steps: int = 0
+    """Steps of the reports since skipped steps were last judged."""
+    stretch_skips: int = 0
+    """Skipped steps among them."""
+    skipped_share: float = 0.0
+    """Share of the last whole stretch that was skipped."""
 
     def __post_init__(self) -> None:
         if not self.latest_bin_loss:
@@ -75,7 +87,7 @@ class TrialWindow:
 
     @property
     def judged_bins(self) -> list[int]:
-        """The bins that the training really draws from."""
+        """The bins that the training is really about."""
         bar = JUDGED_SHARE / self.num_bins
         return [index for index, share in enumerate(self.facts.bin_share) if share >= bar]
 
@@ -83,6 +95,19 @@ class TrialWindow:
     def constant(self) -> float:
         """C0, the loss of the best constant prediction, over the judged bins."""
         return self._judged_mean(self.facts.reference.bin_constant)
+
+    @property
+    def zero(self) -> float:
+        """The loss of a model that outputs 0, over the judged bins."""
+        return self._judged_mean(self.facts.reference.bin_zero)
+
+    @property
+    def has_progress_to_make(self) -> bool:
+        """Whether a trivial denoiser and a dead one differ enough to tell a trial's loss apart.
+
+        They do not where training is about the cleanest or the noisiest timesteps alone.
+        """
+        return self.constant - self.isotropic >= MIN_PROGRESS * self.constant
 
     @property
     def isotropic(self) -> float:
@@ -94,8 +119,18 @@ class TrialWindow:
         known = [values[i] for i in self.judged_bins if not math.isnan(values[i])]
         return statistics.fmean(known) if known else math.nan
 
+    def worst_judged_bin(self, badness: Array) -> int | None:
+        """Index of the largest finite value among the judged bins, the noisiest of equals."""
+        usable = np.full(self.num_bins, -math.inf)
+        judged = self.judged_bins
+        usable[judged] = np.where(np.isfinite(badness), badness, -math.inf)[judged]
+        if not np.isfinite(usable).any():
+            return None
+        return int(len(usable) - 1 - usable[::-1].argmax())
+
     def observe(self, report: Report) -> bool:
         """Take in a report. True if it completed a window."""
+        self._observe_skips(report)
         if math.isfinite(report.grad_norm_median):
             self.grad_norms.append(report.grad_norm_median)
         rows = zip(report.bin_loss, report.bin_count, report.bin_nonfinite, strict=True)
@@ -107,6 +142,14 @@ class TrialWindow:
             return False
         self._close_window(report.step)
         return True
+
+    def _observe_skips(self, report: Report) -> None:
+        self.stretch_steps += report.step - self.last_step
+        self.stretch_skips += report.nonfinite_steps + report.scaler_skips
+        self.last_step = report.step
+        if self.stretch_steps >= STRETCH_STEPS:
+            self.skipped_share = self.stretch_skips / self.stretch_steps
+            self.stretch_steps = self.stretch_skips = 0
 
     def _close_window(self, step: int) -> None:
         counts = zip(self.pending_sum, self.pending_count, strict=True)

@@ -88,7 +88,8 @@ class EvaluationGrid:
         losses = []
         for start in range(0, len(self._timesteps), ROWS_PER_FORWARD):
             rows = slice(start, start + ROWS_PER_FORWARD)
-            inputs = (self._x_t[rows], self._timesteps[rows])
+            # A copy: a user's model may work in place, and the grid is for good.
+            inputs = (self._x_t[rows].clone(), self._timesteps[rows])
             with autocast:
                 prediction = (
                     model(*inputs) if weights is None else functional_call(model, weights, inputs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,13 @@ PROBE_INTERVALS = 10
 COSINE_PROBES_AT = (0.05, 0.2, 0.5)
 """Shares of the budget at which the bins' mean gradients are compared."""
 COSINE_SAMPLES = 512
-MAX_COSINE_NUMBERS = 250_000_000
-"""All bins' gradients are held at once; above this many numbers (1 GB) there is no probe."""
+MAX_NUMBERS = 100_000_000
+"""Gradients of single samples, or of all bins, that are held at once: 400 MB."""
+
+
+def probe_chunk(num_parameters: int) -> int:
+    """Samples whose gradients a probe holds at once."""
+    return min(32, max(1, MAX_NUMBERS // num_parameters))
 
 
 class SampleGradients:
@@ -38,6 +44,19 @@ class SampleGradients:
         self._nothing: AbstractContextManager[None] = nullcontext()
         if self._ghost is not None and self._ghost.unknown:
             self._probe_instead(f"ghost norms do not know {', '.join(self._ghost.unknown)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """How this model turned out to be measured."""
+        return {
+            "interval": self._interval,
+            "remark": self.remark,
+            "has_ghost": self._ghost is not None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._interval, self.remark = state["interval"], state["remark"]
+        if not state["has_ghost"]:
+            self._ghost = None
 
     def is_due(self, step: int) -> bool:
         """Whether the step that follows ``step`` finished ones is measured."""
@@ -112,21 +131,21 @@ class GradientProbe:
         noise ``[B, ...]``). None for a model that is too large to hold the gradients of.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
-        num_numbers = len(self._bins) * sum(p.numel() for p in parameters)
-        if num_numbers > MAX_COSINE_NUMBERS:
+        num_parameters = sum(p.numel() for p in parameters)
+        if len(self._bins) * num_parameters > MAX_NUMBERS:
             return None
         was_training = model.training
         model.eval()  # without dropout, and without a step of the model's running statistics
         generator = torch.Generator(self._data.device).manual_seed(self._seed)
-        gradients = []
-        for low, high in self._bins:
+        directions = torch.empty(len(self._bins), num_parameters, device=self._data.device)
+        for row, (low, high) in zip(directions, self._bins, strict=True):
             losses = sample_losses(*self._draw(low, high, generator))
-            bin_gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-            gradients.append(
-                torch.cat([_flat(g, p) for g, p in zip(bin_gradients, parameters, strict=True)])
+            gradients = torch.autograd.grad(
+                losses.mean(), parameters, allow_unused=True, materialize_grads=True
             )
+            torch.cat([gradient.flatten() for gradient in gradients], out=row)
+            row /= torch.linalg.vector_norm(row)  # NaN for a gradient of 0
         model.train(was_training)
-        directions = nn.functional.normalize(torch.stack(gradients), dim=1)
         matrix: list[list[float]] = (directions @ directions.T).tolist()
         return tuple(tuple(row) for row in matrix)
 
@@ -138,8 +157,3 @@ class GradientProbe:
         timesteps = torch.randint(low, high, (num_samples,), generator=generator, device=device)
         x0 = self._data[rows]
         return x0, timesteps, torch.randn(x0.shape, generator=generator, device=device)
-
-
-def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    """A parameter that the loss does not reach has gradient 0."""
-    return torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()

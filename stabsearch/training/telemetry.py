@@ -34,7 +34,7 @@ class StepRecord(NamedTuple):
     timesteps: Tensor
     """``[B]``."""
     sample_loss: Tensor
-    """``[B]``, mean squared error without any weight."""
+    """``[B]``, mean squared error without any weight, detached from its graph."""
     clip: ClipRecord
     clamped_fraction: Tensor | None
     """0-d, of a loss that clamps."""
@@ -95,8 +95,7 @@ class Telemetry:
 
     def observe(self, step: StepRecord) -> None:
         """Remember one step."""
-        # detached: the graph of a batch must not outlive its step
-        self._steps.append(step._replace(sample_loss=step.sample_loss.detach()))
+        self._steps.append(step)
 
     def read(self) -> WindowTelemetry:
         """Sum up the observed window, and forget its steps."""

@@ -9,6 +9,7 @@ neighbours. Nothing inside a step waits for the device.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 import warnings
@@ -26,7 +27,7 @@ from stabsearch.diffusion.models import MODELS
 from stabsearch.diffusion.noise_schedule import NoiseSchedule, make_noise_schedule
 from stabsearch.diffusion.objective import Objective, SampleLosses
 from stabsearch.diffusion.prepared_data import PreparedData, prepare_data
-from stabsearch.diffusion.reference_loss import reference_curves
+from stabsearch.diffusion.reference_loss import ReferenceCurves, reference_curves
 from stabsearch.records import Evaluation, Report, TrialFacts
 from stabsearch.references import resolve
 from stabsearch.spec import NoiseScheduleSpec, TrainerSpec
@@ -38,12 +39,10 @@ from stabsearch.training.gradient_norms import probe_squared_norms
 from stabsearch.training.lr_schedule import lr_factor, lr_warmup_steps
 from stabsearch.training.optimizer_step import OptimizerStep
 from stabsearch.training.optimizers import make_optimizer
-from stabsearch.training.sample_gradients import GradientProbe, SampleGradients
+from stabsearch.training.sample_gradients import GradientProbe, SampleGradients, probe_chunk
 from stabsearch.training.telemetry import StepObserver, StepRecord, Telemetry, WindowTelemetry
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-NORM_CLIPPINGS = frozenset({"global_norm", "per_parameter_norm"})
-"""Clippings whose threshold is max_grad_norm."""
 
 
 class Trainer:
@@ -58,7 +57,7 @@ class Trainer:
         self._device = choose_device(spec.device)
         schedule = load_schedule(spec.noise_schedule)
         bin_edges = schedule.bin_edges(spec.num_timestep_bins)
-        curves = reference_curves(data.statistics, schedule, spec.prediction_type)
+        curves = load_curves(spec, data)
         # Global, because a user's model may draw from the global generator (dropout).
         torch.manual_seed(seed)
         self._model = build_model(spec, data.dataset.sample_shape).to(self._device).train()
@@ -66,6 +65,9 @@ class Trainer:
             torch.compile(self._model) if spec.compile else self._model
         )
         parameters = [p for p in self._model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"model {spec.model.name} has no parameter to train.")
+        self._probe_chunk = probe_chunk(sum(p.numel() for p in parameters))
         optimizer = make_optimizer(spec, parameters)
         self._optimizer = optimizer
         self._optimizer_step = OptimizerStep(optimizer, spec.precision, self._device)
@@ -97,10 +99,14 @@ class Trainer:
             ),
             report_every=spec.report_every,
             clipping=spec.clipping,
-            max_grad_norm=spec.max_grad_norm if spec.clipping in NORM_CLIPPINGS else None,
+            max_grad_norm=spec.max_grad_norm if compares_total_norm(spec) else None,
+            batch_numbers=spec.batch_size * math.prod(data.dataset.sample_shape),
             skips_nonfinite=spec.nonfinite_gradients == "skip",
             bin_edges=bin_edges,
-            bin_share=bin_sums(self._batches.timestep_probabilities(), bin_edges),
+            bin_share=bin_shares(
+                self._batches.timestep_probabilities() * timestep_weights(spec, schedule),
+                bin_edges,
+            ),
             reference=curves.in_bins(bin_edges),
         )
 
@@ -148,6 +154,7 @@ class Trainer:
             "ema": None if self._ema is None else self._ema.state_dict(),
             "batches": self._batches.state_dict(),
             "telemetry": self._telemetry.state_dict(),
+            "sample_gradients": self._sample_gradients.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": (
                 torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
@@ -165,6 +172,7 @@ class Trainer:
             self._ema.load_state_dict(state["ema"])
         self._batches.load_state_dict(state["batches"])
         self._telemetry.load_state_dict(state["telemetry"])
+        self._sample_gradients.load_state_dict(state["sample_gradients"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
@@ -190,7 +198,12 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(self.step)
         return StepRecord(
-            batch.timesteps, losses.mse, clip, losses.clamped_fraction, squared_norms
+            # detached: the graph of a batch must not outlive its step
+            batch.timesteps,
+            losses.mse.detach(),
+            clip,
+            losses.clamped_fraction,
+            squared_norms,
         )
 
     def _losses(self, x_t: Tensor, target: Tensor, batch: Batch) -> SampleLosses:
@@ -220,6 +233,7 @@ class Trainer:
                     (x_t, batch.timesteps),
                     sample_losses,
                     (target, batch.timesteps, importance),
+                    chunk_size=self._probe_chunk,
                 )
 
         return self._sample_gradients.squared_norms(
@@ -279,7 +293,7 @@ class Trainer:
             grad_norm_max=_reduced(np.max, grad_norm),
             clip_rate=_reduced(np.mean, window.is_clipped[has_norm]),
             clip_coef_mean=_reduced(np.mean, coef),
-            clip_coef_cv=_reduced(np.std, coef) / _reduced(np.mean, coef),
+            clip_coef_cv=_reduced(np.std, coef) / (_reduced(np.mean, coef) or math.nan),
             outlier_norm_rate=window.outlier_norm_rate,
             clamped_fraction=window.clamped_fraction,
             bin_grad_norm=tuple(window.bin_grad_norm.tolist()),
@@ -294,16 +308,20 @@ class Trainer:
         )
 
 
+def compares_total_norm(spec: TrainerSpec) -> bool:
+    """Whether max_grad_norm is a threshold of the gradient norm that is reported."""
+    return spec.clipping == "global_norm" and spec.grad_norm_type == 2
+
+
 def weighted(losses: Tensor, importance: Tensor | None) -> Tensor:
     """Losses ``[B]`` as they are optimised: with the sampler's weights, where it has any."""
     return losses if importance is None else losses * importance
 
 
-def bin_sums(probabilities: NDArray[np.float64], bin_edges: tuple[int, ...]) -> tuple[float, ...]:
-    """``[K]`` from ``[T]``."""
-    return tuple(
-        float(probabilities[low:high].sum()) for low, high in itertools.pairwise(bin_edges)
-    )
+def bin_shares(values: NDArray[np.float64], bin_edges: tuple[int, ...]) -> tuple[float, ...]:
+    """Every bin's share of the sum of ``values[T]``, ``[K]``."""
+    sums = (float(values[low:high].sum()) for low, high in itertools.pairwise(bin_edges))
+    return tuple(total / float(values.sum()) for total in sums)
 
 
 def _reduced(function: Any, values: Any) -> float:
@@ -326,19 +344,22 @@ def build_model(spec: TrainerSpec, sample_shape: tuple[int, ...]) -> nn.Module:
     return model
 
 
+def timestep_weights(spec: TrainerSpec, schedule: NoiseSchedule) -> NDArray[np.float64]:
+    """Weight ``[T]`` of every timestep's loss."""
+    return loss_weights(
+        spec.loss_weighting,
+        schedule,
+        spec.prediction_type,
+        snr_gamma=spec.snr_gamma,
+        p2_k=spec.p2_k,
+        p2_gamma=spec.p2_gamma,
+        sigma_data=spec.sigma_data,
+    )
+
+
 def make_objective(spec: TrainerSpec, schedule: NoiseSchedule, device: torch.device) -> Objective:
     """Target, loss and weights that the spec names."""
-    weights = None
-    if spec.loss_weighting != "none":
-        weights = loss_weights(
-            spec.loss_weighting,
-            schedule,
-            spec.prediction_type,
-            snr_gamma=spec.snr_gamma,
-            p2_k=spec.p2_k,
-            p2_gamma=spec.p2_gamma,
-            sigma_data=spec.sigma_data,
-        )
+    is_weighted = spec.loss_weighting != "none"
     return Objective(
         schedule,
         spec.prediction_type,
@@ -346,8 +367,29 @@ def make_objective(spec: TrainerSpec, schedule: NoiseSchedule, device: torch.dev
         loss=spec.loss,
         huber_delta=spec.huber_delta,
         loss_clamp=spec.loss_clamp,
-        weights=weights,
+        weights=timestep_weights(spec, schedule) if is_weighted else None,
     )
+
+
+_CURVES: dict[tuple[str, str, str], ReferenceCurves] = {}
+MAX_CURVES = 16
+
+
+def load_curves(spec: TrainerSpec, data: PreparedData) -> ReferenceCurves:
+    """Reference losses of ``spec.data``, prepared as ``data``, under the spec's schedule.
+
+    A worker trains many trials of one study: they are kept per data set, schedule and prediction
+    type.
+    """
+    schedule = spec.noise_schedule
+    key = (spec.data.model_dump_json(), schedule.model_dump_json(), spec.prediction_type)
+    if key not in _CURVES:
+        if len(_CURVES) >= MAX_CURVES:  # a study that searches many schedules
+            _CURVES.clear()
+        _CURVES[key] = reference_curves(
+            data.statistics, load_schedule(schedule), spec.prediction_type
+        )
+    return _CURVES[key]
 
 
 def load_schedule(spec: NoiseScheduleSpec) -> NoiseSchedule:

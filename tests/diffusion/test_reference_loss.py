@@ -40,12 +40,13 @@ def table_curves():
     """Of the 1,500 digits that the table was measured on; its t counts from 1."""
     examples = DATASETS["digits"]()
     measured = examples[np.random.default_rng(0).permutation(len(examples))[:1500]]
-    statistics = data_statistics(measured, with_posterior=False)
+    statistics = data_statistics(measured)
     return reference_curves(statistics, LINEAR, "epsilon")
 
 
 def gaussian(variances):
-    return DataStatistics(len(variances), np.asarray(variances, dtype=np.float64), None)
+    eigenvalues = np.asarray(variances, dtype=np.float64)
+    return DataStatistics(len(variances), eigenvalues, float(eigenvalues.mean()), None)
 
 
 @functools.cache
@@ -184,15 +185,6 @@ def test_without_a_posterior_there_is_none_in_curves_and_bins():
     assert curves.in_bins((0, 1000)).bin_posterior is None
 
 
-def test_data_statistics_can_leave_the_posterior_out():
-    data = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    statistics = data_statistics(data, with_posterior=False)
-
-    assert statistics.posterior is None
-    assert statistics.num_dimensions == 4
-    assert statistics.variance == pytest.approx(data.astype(np.float64).var(axis=0).mean())
-
-
 def test_bins_hold_means_over_their_timesteps(digits):
     curves = reference_curves(digits, LINEAR, "v_prediction")
     reference = curves.in_bins((0, 3, 1000))
@@ -258,10 +250,10 @@ def test_wide_data_has_the_eigenvalues_of_its_covariance():
 @pytest.mark.parametrize("shape", [(90, 40), (40, 90)])
 def test_results_do_not_depend_on_the_chunks(shape, monkeypatch):
     data = np.random.default_rng(0).normal(size=shape).astype(np.float32) + 5
-    whole = data_statistics(data, with_posterior=False)
+    whole = data_statistics(data)
     curves = reference_curves(whole, LINEAR, "epsilon")
     monkeypatch.setattr(reference_loss, "CHUNK_NUMBERS", 3000)
-    chunked = data_statistics(data, with_posterior=False)
+    chunked = data_statistics(data)
 
     assert chunked.eigenvalues == pytest.approx(whole.eigenvalues, rel=1e-9)
     assert reference_curves(chunked, LINEAR, "epsilon").linear == pytest.approx(
@@ -285,9 +277,26 @@ def test_posterior_curve_is_read_at_the_schedules_snr():
     curve = PosteriorCurve(
         np.linspace(-20, 20, 41), np.linspace(1, 0, 41) ** 2 * 1e-3, np.zeros(41)
     )
-    statistics = DataStatistics(2, np.array([1.0, 1.0]), curve)
+    statistics = DataStatistics(2, np.array([1.0, 1.0]), 1.0, curve)
     curves = reference_curves(statistics, LINEAR, "v_prediction")
 
     assert curves.posterior[700] == pytest.approx(
         curve.at(LINEAR.log_snr[700]) / LINEAR.one_minus_alphas_cumprod[700]
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_zero_prediction_is_worse_than_the_best_constant_by_the_mean_of_the_target(kind):
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=(4000, 3)) * 0.5 + 1.5).astype(np.float32)
+    curves = reference_curves(data_statistics(data), LINEAR, kind)
+    noise_weight, sample_weight = PREDICTION_TYPES[kind].weights(LINEAR)
+    rows = rng.integers(len(data), size=200_000)
+    for timestep in (10, 500):
+        noise = rng.normal(size=(len(rows), 3))
+        target = noise_weight[timestep] * noise + sample_weight[timestep] * data[rows]
+
+        assert curves.zero[timestep] == pytest.approx(np.mean(target**2), rel=0.01)
+        assert curves.constant[timestep] == pytest.approx(
+            np.mean((target - target.mean(0)) ** 2), rel=0.01
+        )

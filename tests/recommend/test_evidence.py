@@ -77,7 +77,9 @@ def test_under_sgd_a_tight_clip_may_be_what_kept_it_from_learning(optimizer, cli
         synthetic.record(1, learning_rate=0.1, max_grad_norm=clip, **NOT_LEARNING),
     ]
 
-    unstable = unstable_trials(records, {"trainer": {"optimizer": optimizer}})
+    unstable = unstable_trials(
+        records, {"trainer": {"optimizer": optimizer, "clipping": "global_norm"}}
+    )
 
     assert bool(unstable) is is_killed
 

@@ -9,6 +9,7 @@ from stabsearch.records import ReferenceLoss, Report, TrialFacts
 NUM_BINS = 4
 REFERENCE = ReferenceLoss(
     bin_constant=(1.0,) * NUM_BINS,
+    bin_zero=(1.0,) * NUM_BINS,
     bin_isotropic=(0.6, 0.15, 0.04, 0.01),
     bin_linear=(0.4, 0.1, 0.03, 0.01),
     bin_posterior=None,
@@ -24,6 +25,7 @@ def facts(**changes):
         "report_every": 25,
         "clipping": "global_norm",
         "max_grad_norm": 1.0,
+        "batch_numbers": 10**8,  # so many that a batch mean has no noise
         "skips_nonfinite": False,
         "bin_edges": (0, 250, 500, 750, 1000),
         "bin_share": (1 / NUM_BINS,) * NUM_BINS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 
 from stabsearch.records import Evaluation, Severity, Symptom
 from stabsearch.stability.analyzer import Analyzer
-from stabsearch.stability.rules import RULES, worst_bin
+from stabsearch.stability.rules import RULES
 from stabsearch.stability.window import TrialWindow
-from tests.stability.reports import curve, facts, nan_report, report
+from tests.stability.reports import REFERENCE, curve, facts, nan_report, report
 
 FALLING = [1.0, 0.9, 0.7, 0.5, 0.4, 0.35, 0.3, 0.28, 0.26, 0.25]
 """To 250 steps; past warm-up (100) and R1c's earliest step (200)."""
@@ -70,12 +71,12 @@ def test_nan_gradient_alone_has_no_timesteps():
     [
         ({"nonfinite_steps": 1}, False, 50, Severity.PRUNE),
         ({"nonfinite_steps": 1}, True, 50, Severity.WARN),
-        ({"nonfinite_steps": 12}, True, 50, Severity.WARN),
-        ({"nonfinite_steps": 13}, True, 50, Severity.PRUNE),
-        ({"scaler_skips": 12}, False, 50, None),
-        ({"scaler_skips": 13}, False, 50, Severity.PRUNE),
+        ({"nonfinite_steps": 25}, True, 50, Severity.WARN),
+        ({"nonfinite_steps": 26}, True, 50, Severity.PRUNE),
+        ({"scaler_skips": 25}, False, 50, None),
+        ({"scaler_skips": 26}, False, 50, Severity.PRUNE),
         ({"scaler_skips": 25}, False, 25, None),  # a new loss scaler looks for its scale
-        ({"nonfinite_steps": 7, "scaler_skips": 7}, True, 50, Severity.PRUNE),
+        ({"nonfinite_steps": 14, "scaler_skips": 14}, True, 50, Severity.PRUNE),
     ],
 )
 def test_skipped_steps_are_tolerated_until_most_of_a_report_is_skipped(
@@ -84,6 +85,21 @@ def test_skipped_steps_are_tolerated_until_most_of_a_report_is_skipped(
     found = verdicts([report(step, 0.5, **changes)], skips_nonfinite=skips_nonfinite)
 
     assert [v.severity for _, v in found] == ([] if expected is None else [expected])
+
+
+def test_a_single_skip_is_not_most_of_a_short_report():
+    """With report_every 1, a skipped step is all of its report."""
+    reports = [report(step, 0.5, scaler_skips=int(step == 47)) for step in range(1, 80)]
+
+    assert verdicts(reports, report_every=1) == []
+
+
+def test_a_standing_loss_scaler_is_told_in_words_of_its_own():
+    [(_, verdict)] = verdicts(
+        [report(25, 0.5), report(50, 0.5, scaler_skips=25), report(75, 0.5, scaler_skips=25)]
+    )
+
+    assert verdict.reason.startswith("loss scaling skips most steps")
 
 
 def test_nan_does_not_poison_what_comes_after():
@@ -250,6 +266,63 @@ def test_a_clipping_that_follows_the_run_guards_it_if_it_clips(clipping, clip_ra
     assert [v.severity for _, v in found] == [expected]
 
 
+@pytest.mark.parametrize(("batch_numbers", "is_found"), [(10**8, True), (4096, True), (4, False)])
+def test_a_batch_of_few_numbers_may_be_far_from_its_mean(batch_numbers, is_found):
+    excursion = report(300, 0.4, max_batch_loss=3.5)
+    found = verdicts([*curve(FALLING), excursion], "R1d", batch_numbers=batch_numbers)
+
+    assert bool(found) is is_found
+
+
+# --- what a network outputs before it has learned anything ------------------------------------
+
+UNCENTRED = dataclasses.replace(REFERENCE, bin_zero=(2.5,) * 4)
+"""A target with a mean: C0 takes it out, a network that outputs 0 does not."""
+
+
+def test_a_model_that_starts_at_zero_output_has_not_diverged():
+    """Above 1.5 C0, and on its way down."""
+    losses = [2.5, 2.2, 2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.6, 0.4, 0.3]
+
+    assert verdicts(curve(losses), reference=UNCENTRED) == []
+
+
+def test_a_model_that_stays_at_zero_output_is_not_learning():
+    found = verdicts(curve([2.5] * 12), "R1c", reference=UNCENTRED)
+
+    assert [v.symptom for _, v in found] == [Symptom.NOT_LEARNING]
+
+
+def test_an_excursion_is_one_above_the_zero_output():
+    reports = [*curve(FALLING), report(300, 0.3, max_batch_loss=5.0)]
+
+    assert verdicts(reports, "R1d", reference=UNCENTRED) == []
+    assert len(verdicts(reports, "R1d")) == 1
+
+
+def test_where_there_is_little_to_learn_noise_is_no_loss_of_progress():
+    """Training on the noisiest timesteps alone: C0 and L_iso are nearly the same."""
+    near = dataclasses.replace(REFERENCE, bin_isotropic=(0.95,) * 4)
+    losses = [1.0, 0.95, 0.93, 0.96, 0.97, 0.96, 0.97, 0.96, 0.97, 0.96, 0.97, 0.96]
+
+    assert verdicts(curve(losses), reference=near) == []
+    assert [v.rule for _, v in verdicts(curve([*losses, 2.0, 2.0, 2.0]), reference=near)] == [
+        "R1c"
+    ]
+
+
+# --- warm-up ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup_steps", [1200, 2000])
+def test_a_long_warm_up_switches_no_rule_off(warmup_steps):
+    dead = curve([1.0] * 80)
+    lost = curve([*np.linspace(1, 0.3, 40), *[0.95] * 40])
+
+    assert [v.rule for _, v in verdicts(dead, lr_warmup_steps=warmup_steps)] == ["R1c"]
+    assert "R1b" in [v.rule for _, v in verdicts(lost, lr_warmup_steps=warmup_steps)]
+
+
 # --- bins that are hardly trained, or seldom drawn ----------------------------------------------
 
 
@@ -311,7 +384,16 @@ def test_few_samples_do_not_hide_a_real_loss_of_progress():
     ids=["largest", "noisiest of equals", "nan is skipped", "nothing finite"],
 )
 def test_worst_bin(badness, expected):
-    assert worst_bin(np.array(badness)) == expected
+    edges = tuple(range(len(badness) + 1))
+    window = TrialWindow(facts(bin_edges=edges, bin_share=(1 / len(badness),) * len(badness)))
+
+    assert window.worst_judged_bin(np.array(badness)) == expected
+
+
+def test_the_worst_bin_is_one_that_is_judged():
+    window = TrialWindow(facts(bin_share=(0.5, 0.3, 0.19, 0.01)))
+
+    assert window.worst_judged_bin(np.array([1.0, 2.0, 1.5, 9.0])) == 1
 
 
 def test_slope_t_statistic_agrees_with_least_squares():

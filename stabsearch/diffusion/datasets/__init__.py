@@ -73,8 +73,12 @@ def make_dataset(
         )
     if not np.isfinite(examples).all():
         raise ValueError("the data holds NaN or Inf; clean it before training on it.")
-    if not np.ptp(examples.reshape(len(examples), -1), axis=0).any():
-        raise ValueError("all examples of the data are equal; there is nothing to learn.")
     order = np.random.default_rng(split_seed).permutation(len(examples))
     num_held_out = min(max(1, round(held_out_fraction * len(examples))), len(examples) - 1)
-    return Dataset(train=examples[order[num_held_out:]], held_out=examples[order[:num_held_out]])
+    train, held_out = examples[order[num_held_out:]], examples[order[:num_held_out]]
+    if not np.ptp(train.reshape(len(train), -1), axis=0).any():
+        raise ValueError(
+            f"the {len(train)} of {len(examples)} examples to train on are all equal; there is "
+            f"nothing to learn. Use more data, or a smaller held_out_fraction."
+        )
+    return Dataset(train=train, held_out=held_out)

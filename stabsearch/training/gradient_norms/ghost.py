@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stabsearch.training.gradient_norms.layers import LAYERS, OBSTACLES
+from stabsearch.training.gradient_norms.layers import (
+    LAYERS,
+    OBSTACLES,
+    is_linear_of_vectors,
+    linears_of_vectors,
+)
 
 
 class Call(NamedTuple):
     """One call of a layer."""
 
-    input: Tensor
+    inputs: tuple[Tensor, ...]
+    """Its positional arguments: one."""
     gradients: list[Tensor | None]
     """Of the output: one per backward that has been there; None if that had nothing to say."""
 
@@ -56,9 +62,7 @@ class GhostNorms:
                 f"ghost norms do not know {', '.join(self.unknown)}; use probe_squared_norms."
             )
         self._calls = {layer: [] for layer in self._names}
-        hooks = [
-            layer.register_forward_hook(self._record, with_kwargs=True) for layer in self._names
-        ]
+        hooks = [layer.register_forward_hook(self._record) for layer in self._names]
         try:
             yield
         finally:
@@ -70,16 +74,20 @@ class GhostNorms:
         """``[B]``: squared 2-norm of the gradient of each sample's own loss l_i, in fp32.
 
         The recorded backward must have been that of ``mean_i l_i``; if the mean was multiplied by
-        a number, the result is multiplied by its square. The record is cleared. Raises ValueError
-        where a layer's call does not show which sample is which.
+        a number, the result is multiplied by its square. To be called outside of autocast. Clears
+        the record. Raises ValueError where a layer's call does not show which sample is which.
         """
-        squares = []
+        squares: list[Tensor] = []
+        vectors: list[tuple[nn.Linear, Tensor, Tensor]] = []
         while self._calls:  # a layer's tensors are let go when it is done
             layer, calls = self._calls.popitem()
-            pairs = [(c.input, d) for c in calls for d in c.gradients if d is not None]
-            self._check(layer, pairs, batch_size)
-            if pairs:
-                squares.append(_layer_squared_norms(layer, pairs))
+            inputs, gradients = self._tensors(layer, calls, batch_size)
+            if is_linear_of_vectors(layer, inputs):
+                vectors.append((layer, inputs[0], gradients[0]))
+            elif inputs:
+                squares.append(LAYERS[type(layer)](layer, inputs, gradients))
+        if vectors:
+            squares.append(linears_of_vectors(*zip(*vectors, strict=True)))
         if not squares:
             raise ValueError(
                 "no backward was recorded; run forward and backward inside capture()."
@@ -87,36 +95,51 @@ class GhostNorms:
         # The backward of a mean gives each sample's gradient divided by B.
         return torch.stack(squares).sum(0).mul_(batch_size**2)
 
-    def _record(
-        self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
+    def _record(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if not output.requires_grad:
             return
-        # All these layers call their one argument `input`.
-        call = Call((args[0] if args else kwargs["input"]).detach(), [])
+        call = Call(tuple(x.detach() for x in args), [])
         self._calls[layer].append(call)
         # A tensor's hook costs a fraction of a module's full backward hook.
-        output.register_hook(call.gradients.append)  # type: ignore[no-untyped-call]
+        if output._is_view() and output._base is not None:
+            # So Linear's output for tokens: a view of a matrix. A view that is modified in place,
+            # as some activations do, loses its hook; what it is a view of does not.
+            append, shape = call.gradients.append, output.shape
+            output._base.register_hook(lambda d: append(d.view(shape)))  # type: ignore[no-untyped-call]
+        else:
+            output.register_hook(call.gradients.append)  # type: ignore[no-untyped-call]
 
-    def _check(
-        self, layer: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], batch_size: int
-    ) -> None:
-        for x, gradient in pairs:
-            if x.shape[:1] != (batch_size,) or gradient.shape[:1] != (batch_size,):
-                raise ValueError(
-                    f"{self._names[layer]} took an input of shape {list(x.shape)}, whose first "
-                    f"dimension is not the batch of {batch_size}: samples cannot be told apart."
-                )
-        if not pairs and any(p.grad is not None for p in layer.parameters(recurse=False)):
+    def _tensors(
+        self, layer: nn.Module, calls: Sequence[Call], batch_size: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Inputs and gradients of a layer's calls, in fp32; indices stay what they are."""
+        inputs, gradients = [], []
+        for call in calls:
+            for d in call.gradients:
+                if d is not None:
+                    x = self._checked_input(layer, call, d, batch_size)
+                    inputs.append(x.float() if x.is_floating_point() else x)
+                    gradients.append(d.float())
+        if not inputs and any(p.grad is not None for p in layer.parameters(recurse=False)):
             raise ValueError(
                 f"{self._names[layer]} has a gradient that did not come through its forward: "
                 "samples cannot be told apart."
             )
+        return inputs, gradients
 
-
-def _layer_squared_norms(layer: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    inputs = [x.float() if x.is_floating_point() else x for x, _ in pairs]
-    return LAYERS[type(layer)](layer, inputs, [gradient.float() for _, gradient in pairs])
+    def _checked_input(self, layer: nn.Module, call: Call, d: Tensor, batch_size: int) -> Tensor:
+        if not call.inputs:
+            raise ValueError(
+                f"{self._names[layer]} was called with its input as a keyword argument, which "
+                "ghost norms do not see; pass it by position."
+            )
+        (x,) = call.inputs
+        if d.dim() < 2 or not len(x) == len(d) == batch_size:
+            raise ValueError(
+                f"{self._names[layer]} took an input of shape {list(x.shape)}, whose first "
+                f"dimension is not the batch of {batch_size}: samples cannot be told apart."
+            )
+        return x
 
 
 def _unknown_layers(model: nn.Module) -> tuple[str, ...]:

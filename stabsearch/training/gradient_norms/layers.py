@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +30,34 @@ from stabsearch.training.gradient_norms import convolution
 from stabsearch.training.gradient_norms.convolution import Convolution
 
 
+def is_linear_of_vectors(layer: nn.Module, inputs: Sequence[Tensor]) -> TypeGuard[nn.Linear]:
+    """Whether ``linears_of_vectors`` can take the layer."""
+    is_called_once_on_vectors = len(inputs) == 1 and inputs[0].dim() == 2
+    return is_called_once_on_vectors and type(layer) is nn.Linear and _is_trained(layer.weight)
+
+
+def linears_of_vectors(
+    layers: Sequence[nn.Linear], inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
+    """Squared norms ``[B]``, summed over layers called once each on ``[B, I]``.
+
+    All at once, because for a small network the time goes into the number of operations.
+    """
+    input_norms = torch.stack([_norms(x) for x in inputs])
+    gradient_norms = [_norms(d) for d in gradients]
+    squares = (input_norms * torch.stack(gradient_norms)).square_().sum(0)
+    bias_norms = [
+        norms
+        for layer, norms in zip(layers, gradient_norms, strict=True)
+        if _is_trained(layer.bias)
+    ]
+    return squares + torch.stack(bias_norms).square_().sum(0) if bias_norms else squares
+
+
 def linear(
     layer: nn.Linear | Convolution, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> Tensor:
     """Squared norms ``[B]`` for inputs ``[B, ..., I]``."""
-    if len(inputs) == 1 and inputs[0].dim() == 2:
-        squares = _squared_norms(gradients[0])
-        if not _is_trained(layer.weight):
-            return squares
-        return squares * (_squared_norms(inputs[0]) + _is_trained(layer.bias))
     # Positions of several calls are just more positions.
     x, d = _positions(inputs), _positions(gradients)  # [B, S, I], [B, S, O]
     squares = d.new_zeros(len(d))
@@ -117,10 +136,14 @@ def _is_trained(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
+def _norms(vectors: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(vectors, 2, 1)  # by position: it is quicker
+    return norms
+
+
 def _squared_norms(values: Tensor) -> Tensor:
     """``[B]`` over all numbers of each sample."""
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), 2, 1)  # by position: quicker
-    return norms.square()
+    return _norms(values.flatten(1)).square_()
 
 
 def _total(tensors: Sequence[Tensor]) -> Tensor:
