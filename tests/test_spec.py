@@ -504,6 +504,22 @@ def test_searching_the_noise_schedule_is_allowed_with_a_caution():
         ({"noise_schedule": {"num_train_timesteps": 100}}, "x_T still holds signal (KL to pure"),
         ({"loss": "clamped_mse"}, "clamped_mse has no gradient"),
         ({"loss": "huber"}, None),
+        (
+            {
+                "noise_schedule": {"rescale_betas_zero_snr": True},
+                "prediction_type": "v_prediction",
+                "loss_weighting": "min_snr",
+            },
+            "gives the last timestep, from which a sampler starts, nothing",
+        ),
+        (
+            {
+                "noise_schedule": {"beta_schedule": "squaredcos_cap_v2"},
+                "loss_weighting": "edm",
+            },
+            "puts 100% of all weight on timestep 999",
+        ),
+        ({"num_timestep_bins": 500}, "that is 2.6 looks"),
     ],
     ids=str,
 )
@@ -512,6 +528,24 @@ def test_what_is_seldom_meant_gets_a_caution(trainer, words):
 
     assert len(found) == (words is not None)
     assert words is None or words in found[0]
+
+
+@pytest.mark.parametrize(
+    ("space", "trainer"),
+    [
+        ({"loss": {"choice": ["mse", "clamped_mse"]}}, {}),
+        (
+            {"prediction_type": {"choice": ["v_prediction", "epsilon"]}},
+            {
+                "noise_schedule": {"rescale_betas_zero_snr": True},
+                "prediction_type": "v_prediction",
+            },
+        ),
+    ],
+    ids=str,
+)
+def test_a_caution_looks_at_every_searched_value(space, trainer):
+    assert len(study(space={"learning_rate": LR, **space}, trainer=trainer).cautions()) == 1
 
 
 @pytest.mark.parametrize("name", ["a", "_a", "0", "a.b-c_d", "a" * 100])

@@ -124,9 +124,9 @@ def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | No
     """R1c: no better than a trivial denoiser and not on the way down.
 
     The bar is half-way between the best scalar gain (L_iso) and the best constant prediction
-    (C0). A trial that once did better, or is far above C0, has diverged. One that never moved from
-    C0 is not learning. One that came down part of the way and stays there is alive: it may be as
-    good as its model can be, so it only gets a warning.
+    (C0). A trial that once did better, or is far above what the output 0 gives, has diverged. One
+    that never moved is not learning. One that came down part of the way and stays there is alive:
+    it may be as good as its model can be, so it only gets a warning.
     """
     facts, reference = window.facts, window.facts.reference
     start = min(2 * facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
@@ -163,7 +163,7 @@ def find_worse_than_trivial(report: Report, window: TrialWindow) -> Finding | No
 
 
 def find_catastrophic_excursion(report: Report, window: TrialWindow) -> Finding | None:
-    """R1d: one batch far above the constant prediction, long after warm-up.
+    """R1d: one batch far above what the output 0 gives, long after warm-up.
 
     Without clipping it was fatal in 13 of 13 cases, with clipping in 0 of 6: there the trial may
     go on, but its setting is not called stable. A clip far above the usual norms is none.

@@ -70,6 +70,13 @@ class FoldsPixelsIntoTheBatch(nn.Module):
         return self.linear(x_t.reshape(-1, 1)).view_as(x_t)
 
 
+class WorksInPlace(LinearDenoiser):
+    """Scales what it is given, where it lies."""
+
+    def forward(self, x_t, timesteps):
+        return super().forward(x_t.mul_(0.5), timesteps)
+
+
 class WithBatchNorm(LinearDenoiser):
     """A sample's gradient depends on the batch: there is none of its own."""
 

@@ -245,7 +245,7 @@ def test_activations_may_work_in_place():
     assert_as_slow(model, floats(3, 6, 7))
 
 
-def test_layers_may_be_called_by_keyword_and_without_gradient():
+def test_calls_without_gradient_contribute_nothing():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -254,7 +254,7 @@ def test_layers_may_be_called_by_keyword_and_without_gradient():
         def forward(self, x):
             with torch.no_grad():
                 target = self.second(self.first(x))
-            return self.second(input=self.first(input=x + target))
+            return self.second(self.first(x + target))
 
     assert_as_slow(Model(), floats(3))
 
@@ -456,6 +456,15 @@ class Broadcast(nn.Module):
         return x + self.linear(torch.ones(x.shape[-1]))
 
 
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(input=x)
+
+
 class PastTheForward(nn.Module):
     def __init__(self):
         super().__init__()
@@ -471,11 +480,18 @@ class PastTheForward(nn.Module):
         (Tokenwise(), (2, 3), r"linear \(Linear\) took an input of shape \[10, 3\]"),
         (Broadcast(3), (3,), r"linear \(Linear\) took an input of shape \[3\]"),
         (Broadcast(BATCH_SIZE), (BATCH_SIZE,), r"linear \(Linear\) took an input of shape \[5\]"),
+        (ByKeyword(), (3,), r"linear \(Linear\) was called with its input as a keyword"),
         (PastTheForward(), (3,), r"linear \(Linear\) has a gradient that did not come through"),
     ],
-    ids=["flattened", "broadcast", "broadcast of the batch's size", "past the forward"],
+    ids=[
+        "flattened",
+        "broadcast",
+        "broadcast of the batch's size",
+        "by keyword",
+        "past the forward",
+    ],
 )
-def test_layers_whose_samples_cannot_be_told_apart_are_refused(model, shape, message):
+def test_calls_that_ghost_norms_cannot_see_through_are_refused(model, shape, message):
     with pytest.raises(ValueError, match=message):
         ghost_squared_norms(model, floats(*shape))
 

@@ -88,6 +88,7 @@ def test_a_trial_does_not_depend_on_what_the_worker_did_before():
         {"timestep_sampling": "loss_second_moment", "noise_schedule": FEW_TIMESTEPS},
         {"precision": "fp16"},
         {"model": ModelSpec(name="tests.search.models:WithDropout")},
+        {"model": ModelSpec(name="tests.search.models:FoldsPixelsIntoTheBatch")},
         {"noise_schedule": NoiseScheduleSpec(kind="flow_matching"), "prediction_type": "flow"},
     ],
     ids=str,
@@ -187,6 +188,21 @@ def test_evaluation_grid_does_not_depend_on_the_setting_or_the_seed():
 
     assert torch.equal(first._x_t, second._x_t)
     assert torch.equal(first._timesteps, second._timesteps)
+
+
+def test_a_model_that_works_in_place_does_not_spoil_the_grid():
+    model = ModelSpec(name="tests.search.models:WorksInPlace")
+    trainer = Trainer(spec(model=model, ema_decay=0.0), 0)
+    trainer.train_steps(1, SimpleNamespace(observe=lambda record: None))
+    first, again = trainer.evaluate(), trainer.evaluate()
+
+    assert first == again
+    assert first.loss_ema == first.loss_raw
+
+
+def test_a_model_without_parameters_is_refused():
+    with pytest.raises(ValueError, match="no parameter to train"):
+        Trainer(spec(model=ModelSpec(name="torch.nn:Identity")), 0)
 
 
 def test_evaluating_does_not_change_the_trajectory():
