@@ -9,7 +9,6 @@ from torch import nn
 from stabsearch.diffusion.models import MODELS
 from stabsearch.training.gradient_norms import (
     GhostNorms,
-    bin_gradient_cosines,
     convolution,
     probe_squared_norms,
 )
@@ -655,40 +654,4 @@ def test_batch_norm_can_be_probed_once_it_no_longer_mixes_samples():
         slow_squared_norms(model, losses_of(model(x))),
         rtol=1e-5,
         atol=0,
-    )
-
-
-def test_bin_cosines_agree_with_a_loop_over_samples_and_pairs():
-    model, x = Scaled(), floats(3)
-    bins = torch.tensor([3, 0, 0, 3, 1])
-    parameters = list(model.parameters())
-    losses = losses_of(model(x))
-    gradients = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
-        for loss in losses
-    ]
-    actual = bin_gradient_cosines(parameters, losses, bins, 4)
-
-    assert actual.shape == (4, 4)
-    for row, column in itertools.product(range(4), repeat=2):
-        if 2 in (row, column):
-            assert actual[row, column].isnan()
-            continue
-        means = [
-            torch.stack([g for g, b in zip(gradients, bins, strict=True) if b == k]).mean(0)
-            for k in (row, column)
-        ]
-        expected = nn.functional.cosine_similarity(*means, dim=0).item()
-        assert actual[row, column].item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_bin_cosines_leave_out_frozen_and_unreached_parameters():
-    model, unused, x = Scaled(), nn.Linear(2, 2), floats(3)
-    bins = torch.tensor([0, 0, 1, 1, 1])
-    model.scale.requires_grad_(False)
-    expected = bin_gradient_cosines(model.linear.parameters(), losses_of(model(x)), bins, 2)
-    parameters = [*model.parameters(), *unused.parameters()]
-
-    torch.testing.assert_close(
-        bin_gradient_cosines(parameters, losses_of(model(x)), bins, 2), expected
     )

@@ -6,6 +6,6 @@ with layers that ghost norms do not know.
 """
 
 from stabsearch.training.gradient_norms.ghost import GhostNorms
-from stabsearch.training.gradient_norms.probe import bin_gradient_cosines, probe_squared_norms
+from stabsearch.training.gradient_norms.probe import probe_squared_norms
 
-__all__ = ["GhostNorms", "bin_gradient_cosines", "probe_squared_norms"]
+__all__ = ["GhostNorms", "probe_squared_norms"]

@@ -1,10 +1,10 @@
-"""Gradients of single samples and of bins, at the price of more backwards."""
+"""Gradients of single samples, at the price of more backwards."""
 
-# B = batch, K = timestep bins, P = numbers in all parameters
+# B = batch, P = numbers in all parameters
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,31 +66,6 @@ def probe_squared_norms(
             f"{first_line}"
         ) from error
     return norms
-
-
-def bin_gradient_cosines(
-    parameters: Iterable[nn.Parameter], sample_loss: Tensor, bins: Tensor, num_bins: int
-) -> Tensor:
-    """Cosine ``[K, K]`` between the mean gradients of every two timestep bins.
-
-    One backward for each bin that occurs in ``bins[B]``; the graph of ``sample_loss[B]`` is kept.
-    Rows and columns of bins without samples, or with a gradient of 0, are NaN. Holds
-    ``K * P`` numbers and waits for the device.
-    """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    num_parameters = sum(parameter.numel() for parameter in trained)
-    directions = sample_loss.new_full((num_bins, num_parameters), torch.nan, dtype=torch.float32)
-    for timestep_bin in sorted(set(bins.tolist())):
-        gradients = torch.autograd.grad(
-            sample_loss[bins == timestep_bin].mean(),
-            trained,
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        gradient = torch.cat([g.float().flatten() for g in gradients])
-        directions[timestep_bin] = gradient / torch.linalg.vector_norm(gradient)
-    return directions @ directions.T
 
 
 def _refuse_mixed_samples(model: nn.Module) -> None:
