@@ -102,7 +102,7 @@ class Telemetry:
         steps, self._steps = self._steps, []
         measured = [i for i, s in enumerate(steps) if s.squared_grad_norms is not None]
         # The window's waits for the device: one for the numbers, one for the timesteps.
-        losses, norms, coefs, clipped, clamped, squares = _to_host(_columns(steps))
+        losses, squares, norms, coefs, clipped, clamped = _to_host(steps)
         bins = self._bin_of_timestep[torch.stack([s.timesteps for s in steps]).cpu().numpy()]
 
         batch_loss = losses.mean(axis=1)
@@ -115,7 +115,11 @@ class Telemetry:
         return WindowTelemetry(
             bin_loss_sum=self._sum_in_bins(bins, np.where(finite, losses, 0)),
             bin_count=self._sum_in_bins(bins).astype(np.int64),
-            bin_nonfinite=self._sum_in_bins(bins, ~finite).astype(np.int64),
+            bin_nonfinite=(
+                np.zeros(self._num_bins, dtype=np.int64)
+                if finite.all()
+                else self._sum_in_bins(bins, ~finite).astype(np.int64)
+            ),
             batch_loss=batch_loss,
             grad_norm=norms,
             clip_coef=coefs,
@@ -145,7 +149,10 @@ class Telemetry:
         self._past_norms = np.concatenate([past, norms])[-REMEMBERED_NORMS:]
         if len(past) < MIN_REMEMBERED_NORMS or not len(norms):
             return 0.0
-        return float(np.mean(norms > OUTLIER_RATIO * np.median(past)))
+        middle = np.partition(past, len(past) // 2)[
+            len(past) // 2
+        ]  # np.median takes 5 times longer
+        return float(np.mean(norms > OUTLIER_RATIO * middle))
 
     def _bin_grad_norms(
         self, bins: NDArray[np.int64], squares: Array
@@ -161,22 +168,18 @@ class Telemetry:
         return np.bincount(bins.ravel(), weights, self._num_bins).astype(np.float64)
 
 
-def _columns(steps: Sequence[StepRecord]) -> list[list[Tensor]]:
-    return [
-        [s.sample_loss for s in steps],
-        [s.clip.grad_norm for s in steps],
-        [s.clip.coef for s in steps],
-        [s.clip.is_clipped for s in steps],
-        [s.clamped_fraction for s in steps if s.clamped_fraction is not None],
-        [s.squared_grad_norms for s in steps if s.squared_grad_norms is not None],
-    ]
-
-
-def _to_host(columns: Sequence[Sequence[Tensor]]) -> list[Array]:
-    """Every column stacked, in float64, by one transfer."""
-    stacked = [torch.stack(list(column)) if column else torch.empty(0) for column in columns]
-    device = stacked[0].device
-    packed = torch.cat([t.flatten().to(device, torch.float64) for t in stacked]).cpu().numpy()
-    ends = np.cumsum([t.numel() for t in stacked])
-    pieces = np.split(packed, ends[:-1])
-    return [piece.reshape(t.shape) for piece, t in zip(pieces, stacked, strict=True)]
+def _to_host(steps: Sequence[StepRecord]) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Losses ``[W, B]``, squared norms ``[M, B]``, then per step norm, coefficient, clipped and,
+    where there is one, the clamped fraction; in float64, by one transfer."""
+    samples = [s.sample_loss for s in steps]
+    samples += [s.squared_grad_norms for s in steps if s.squared_grad_norms is not None]
+    scalars = [s.clip.grad_norm for s in steps]
+    scalars += [s.clip.coef for s in steps]
+    scalars += [s.clamped_fraction for s in steps if s.clamped_fraction is not None]
+    clipped = torch.stack([s.clip.is_clipped for s in steps])  # apart: to mix types is slow
+    packed = torch.cat([*samples, clipped, torch.stack(scalars)]).double().cpu().numpy()
+    num_steps, batch_size = len(steps), len(samples[0])
+    rows = packed[: len(samples) * batch_size].reshape(-1, batch_size)
+    rest = packed[len(samples) * batch_size :]
+    is_clipped, norms, coefs = rest[: 3 * num_steps].reshape(3, num_steps)
+    return rows[:num_steps], rows[num_steps:], norms, coefs, is_clipped, rest[3 * num_steps :]

@@ -275,8 +275,10 @@ class Trainer:
         cosines: tuple[tuple[float, ...], ...] | None,
         evaluation: Evaluation | None,
     ) -> Report:
+        # Lists: for a window's few numbers Python is several times as fast as numpy.
         has_norm = np.isfinite(window.grad_norm)
-        grad_norm, coef = window.grad_norm[has_norm], window.clip_coef[has_norm]
+        grad_norm = window.grad_norm[has_norm].tolist()
+        coef = window.clip_coef[has_norm].tolist()
         finite_count = window.bin_count - window.bin_nonfinite
         with np.errstate(invalid="ignore", divide="ignore"):
             bin_loss = window.bin_loss_sum / finite_count
@@ -284,16 +286,19 @@ class Trainer:
         return Report(
             step=self.step,
             learning_rate=self._learning_rate(self.step - 1),
-            loss=_reduced(np.mean, bin_loss[finite_count > 0]),
+            loss=_reduced(statistics.fmean, bin_loss[finite_count > 0].tolist()),
             bin_loss=tuple(bin_loss.tolist()),
             bin_count=tuple(window.bin_count.tolist()),
             bin_nonfinite=tuple(window.bin_nonfinite.tolist()),
-            max_batch_loss=_reduced(np.max, window.batch_loss[np.isfinite(window.batch_loss)]),
-            grad_norm_median=_reduced(statistics.median, grad_norm.tolist()),
-            grad_norm_max=_reduced(np.max, grad_norm),
-            clip_rate=_reduced(np.mean, window.is_clipped[has_norm]),
-            clip_coef_mean=_reduced(np.mean, coef),
-            clip_coef_cv=_reduced(np.std, coef) / (_reduced(np.mean, coef) or math.nan),
+            max_batch_loss=_reduced(
+                max, window.batch_loss[np.isfinite(window.batch_loss)].tolist()
+            ),
+            grad_norm_median=_reduced(statistics.median, grad_norm),
+            grad_norm_max=_reduced(max, grad_norm),
+            clip_rate=_reduced(statistics.fmean, window.is_clipped[has_norm].tolist()),
+            clip_coef_mean=_reduced(statistics.fmean, coef),
+            clip_coef_cv=_reduced(_standard_deviation, coef)
+            / (_reduced(statistics.fmean, coef) or math.nan),
             outlier_norm_rate=window.outlier_norm_rate,
             clamped_fraction=window.clamped_fraction,
             bin_grad_norm=tuple(window.bin_grad_norm.tolist()),
@@ -324,8 +329,14 @@ def bin_shares(values: NDArray[np.float64], bin_edges: tuple[int, ...]) -> tuple
     return tuple(total / float(values.sum()) for total in sums)
 
 
-def _reduced(function: Any, values: Any) -> float:
-    """``function(values)``, or NaN for an empty array."""
+def _standard_deviation(values: list[float]) -> float:
+    """Of the values themselves (statistics.pstdev is exact, and 20 times slower)."""
+    mean = statistics.fmean(values)
+    return math.sqrt(statistics.fmean([(value - mean) ** 2 for value in values]))
+
+
+def _reduced(function: Callable[[list[Any]], float], values: list[Any]) -> float:
+    """``function(values)``, or NaN for none."""
     return float(function(values)) if len(values) else float("nan")
 
 
