@@ -13,6 +13,7 @@ import torch
 from benchmarks.document import machine, table, write_section
 from benchmarks.training_cost import Nobody, seconds, summary
 from stabsearch.spec import ModelSpec, TrainerSpec
+from stabsearch.training.memory import keep_freed_memory
 from stabsearch.training.trainer import Trainer
 
 WINDOW_STEPS = 20
@@ -22,6 +23,7 @@ MODELS = {"mlp": 100, "unet": 30, "dit": 30}
 
 def measure(name: str, pairs: int, device: str) -> list[str]:
     """A row: bare step, what compiling takes, and what it changes."""
+    keep_freed_memory()  # as a worker does
     torch.set_num_threads(1)
     spec = TrainerSpec(
         model=ModelSpec(name=name),

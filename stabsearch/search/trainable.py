@@ -77,8 +77,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any], data: PreparedData | None) -> None:
         import torch
 
+        from stabsearch.training.memory import keep_freed_memory
         from stabsearch.training.trainer import Trainer
 
+        keep_freed_memory()
         if config["search_path"] not in sys.path:
             sys.path.append(config["search_path"])
         torch.set_num_threads(config["num_threads"])
