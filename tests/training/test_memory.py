@@ -7,29 +7,33 @@ import sys
 import pytest
 
 CODE = """
-import resource, sys
+import resource
 import torch
 from stabsearch.training.memory import keep_freed_memory
 
 torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+keep_freed_memory()
+def step():
+    return [torch.ones(1 << 18) for _ in range(20)]  # 20 blocks of 1 MB, freed together
+
+
 for _ in range(3):
-    torch.zeros(4 << 20)
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    torch.zeros(4 << 20)
+    step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(word):
+def page_faults():
     done = subprocess.run(
-        [sys.executable, "-c", CODE, word], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=60
     )
     return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks to glibc")
 def test_memory_that_was_freed_is_taken_again_without_page_faults():
-    assert page_faults("keep") < 0.1 * page_faults("give back")
+    """By default it is some 50,000 most of the time."""
+    assert page_faults() < 200
