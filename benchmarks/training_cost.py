@@ -21,11 +21,11 @@ from stabsearch.training.trainer import Trainer
 WINDOW_STEPS = 25
 GRAD_NORM_EVERY = 10
 MODELS: dict[str, tuple[dict[str, int], float | None, int]] = {
-    "mlp, clip 1": ({"width": 64}, 1.0, 400),
-    "mlp, no clipping": ({"width": 64}, None, 400),
-    "mlp, width 256, clip 1": ({"width": 256}, 1.0, 120),
-    "unet, clip 1": ({"width": 32}, 1.0, 40),
-    "dit, clip 1": ({"width": 64}, 1.0, 40),
+    "mlp, clip 1": ({"width": 64}, 1.0, 300),
+    "mlp, no clipping": ({"width": 64}, None, 300),
+    "mlp, width 256, clip 1": ({"width": 256}, 1.0, 60),
+    "unet, clip 1": ({"width": 32}, 1.0, 24),
+    "dit, clip 1": ({"width": 64}, 1.0, 24),
 }
 """Name -> (options, max_grad_norm, rounds of windows)."""
 
