@@ -3,9 +3,10 @@
     results = stabsearch.run("search_spaces/digits_lr_clip.yaml")   # search, or resume
     results = stabsearch.load("results/digits_lr_clip")             # read, also while it runs
     results.trials                                                  # a pandas DataFrame
+    monitor = stabsearch.Monitor(images, ...)                       # in a loop of your own
 
 Importing the package is light: torch and Ray are imported when a search runs, pandas when
-results are read.
+results are read, torch with ``Monitor``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stabsearch.monitor import Monitor
     from stabsearch.results.frames import Results
     from stabsearch.search.observer import StudyObserver
     from stabsearch.spec import StudySpec
 
-__all__ = ["__version__", "load", "run"]
+__all__ = ["Monitor", "__version__", "load", "run"]
 
 try:
     __version__ = version("stabsearch")
@@ -64,3 +66,12 @@ def load(path: str | Path) -> Results:
     from stabsearch.results.frames import load as load_results
 
     return load_results(Path(path))
+
+
+def __getattr__(name: str) -> Any:
+    """``Monitor``, with the torch that it needs, at its first use."""
+    if name == "Monitor":
+        from stabsearch.monitor import Monitor
+
+        return Monitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     """Something that the user can mend: one message, no traceback."""
     NO_STABLE_SETTING = 3
     """The study is complete and no setting was stable."""
+    SAMPLER_WRONG = 4
+    """For ``check-sampler``: the samples are not those of the model."""
     INTERRUPTED = 130
     """Finished trials are on disk."""
 

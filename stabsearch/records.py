@@ -23,10 +23,12 @@ class Severity(IntEnum):
     """What a verdict asks for. Ordered: a worse severity compares greater."""
 
     NONE = 0
-    WARN = 1
-    PENALISE = 2
+    STEER = 1
+    """Nothing is wrong: it says in which direction a better setting lies."""
+    WARN = 2
+    PENALISE = 3
     """Let the trial finish, but do not call its setting stable."""
-    PRUNE = 3
+    PRUNE = 4
     """Stop the trial now."""
 
 
@@ -39,11 +41,47 @@ class Symptom(StrEnum):
     CATASTROPHIC_EXCURSION = "catastrophic_excursion"
     NOT_LEARNING = "not_learning"
     """Never moved: the setting is too timid or broken. It says nothing about the edge."""
+    LOSS_STUCK = "loss_stuck"
+    """Falls too slowly to reach a trivial denoiser within the budget."""
+    LEARNING_RATE_LOW = "learning_rate_low"
+    LEARNING_RATE_HIGH = "learning_rate_high"
+    CLEAN_TIMESTEPS_HIGH = "clean_timesteps_high"
+    """Worse than a trivial denoiser at the least noisy timesteps."""
+    NOISY_TIMESTEPS_HIGH = "noisy_timesteps_high"
+    """Worse than a trivial denoiser at the noisiest timesteps."""
+    NOISY_TIMESTEPS_AMPLIFIED = "noisy_timesteps_amplified"
+    """A small epsilon error at the noisiest timesteps is a large one of the image."""
+    TIME_BLIND = "time_blind"
+    EARLY_TIMESTEP_DOMINATION = "early_timestep_domination"
+    LATE_TIMESTEP_DOMINATION = "late_timestep_domination"
+    TIMESTEP_DOMINATION = "timestep_domination"
+    DEAD_TIMESTEPS = "dead_timesteps"
+    GRADIENT_OUTLIERS = "gradient_outliers"
+    EMA_TOO_LONG = "ema_too_long"
+    SAMPLER_MISMATCH = "sampler_mismatch"
+    UNDERTRAINED = "undertrained"
+    MEMORISING = "memorising"
+    TERMINAL_SIGNAL = "terminal_signal"
+    """The noisiest x_t still holds some of the image; sampling begins from pure noise."""
+    IMPRECISE_SCHEDULE = "imprecise_schedule"
+    FROZEN_PARAMETERS = "frozen_parameters"
 
     @property
     def is_divergence(self) -> bool:
         """Whether the symptom places the setting beyond the stability edge."""
-        return self is not Symptom.NOT_LEARNING
+        return self in DIVERGENCES
+
+
+DIVERGENCES = frozenset(
+    {
+        Symptom.NON_FINITE,
+        Symptom.LOST_PROGRESS,
+        Symptom.WORSE_THAN_TRIVIAL,
+        Symptom.CATASTROPHIC_EXCURSION,
+    }
+)
+"""The other symptoms say that a setting is poor, or that something is broken; not that it is
+unstable."""
 
 
 class Outcome(StrEnum):
@@ -119,6 +157,17 @@ class ReferenceLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerCheck:
+    """How a sampler did on the analytic denoiser of Gaussian data (rule R11)."""
+
+    name: str
+    mean_z2: float
+    """Squared z score of the samples' mean, averaged over principal components. 1 is expected."""
+    log_variance: float
+    """Mean log of sample variance / data variance over the eight largest components."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFacts:
     """What the analyzer must know of a trial before its first report."""
 
@@ -139,6 +188,28 @@ class TrialFacts:
     """What part of the training is about every bin: share of the samples that are expected there
     at the start, times their weight in the loss."""
     reference: ReferenceLoss
+    learning_rate: float
+    """The peak, after warm-up."""
+    lr_schedule: str
+    optimizer: str
+    prediction_type: str
+    ema_schedule: str | None
+    """None without EMA."""
+    ema_decay: float | None
+    """Largest decay of the ``ramped`` and decay of the ``fixed`` schedule; None without EMA."""
+    ema_sigma_rel: float | None
+    """Width of the ``power`` schedule's average; None without EMA."""
+    eval_rows: int
+    """Rows of the evaluation grid in every timestep bin."""
+    terminal_kl: float
+    """KL(q(x_T) || N(0, I)) per dimension, in nats: what the noisiest x_t still holds of x0."""
+    schedule_error: float
+    """Largest relative error of the noise level that training used, against float64."""
+    reached: tuple[tuple[int, float], ...] = ()
+    """(step, loss): the lowest training loss that an earlier trial of the same model had by that
+    step. What the data allows may be out of this model's reach; this is not."""
+    sampler_check: SamplerCheck | None = None
+    """None where the study names no sampler."""
     remarks: tuple[str, ...] = ()
     """Sentences about how the trial was measured that its reader should know."""
 
@@ -160,6 +231,11 @@ class Evaluation:
     denoiser, lower is better. May be non-finite."""
     score_ema: float
     """The same with the EMA weights."""
+    bin_x0_error: tuple[float, ...]
+    """Mean squared error of x0 as the prediction implies it, per dimension, over that of the
+    best constant image; raw weights, per timestep bin."""
+    shuffled_loss: float | None
+    """``loss_raw`` when every row is given the timestep of another; None where not probed."""
 
     @property
     def loss_raw(self) -> float:
@@ -229,6 +305,15 @@ class Report:
     """Time spent in the training loop and evaluation since the trial began."""
     evaluation: Evaluation | None
     """Present on the reports that end on a multiple of ``eval_every``, and on the last."""
+    batch_losses: tuple[float, ...]
+    """Batch-mean loss of every step of the window; NaN or Inf as it was."""
+    grad_norms: tuple[float, ...]
+    """Total 2-norm before clipping of every step of the window; NaN or Inf as it was."""
+    frozen_parameters: tuple[str, ...]
+    """Names of the weight matrices that have not changed since training began, where checked."""
+    lr_gauge_octaves: float | None = None
+    """How many octaves the learning rate lies above (or, negative, below) the best one, by kappa
+    (rule R3). Filled in by the analyzer; None where kappa says nothing."""
 
     @property
     def bin_grad_share(self) -> tuple[float, ...]:
@@ -257,6 +342,8 @@ class Verdict:
     """The number that was judged."""
     threshold: float
     """What it was judged against."""
+    limit: str
+    """Name of the threshold that decided, as in docs/rules.md: ``R1b.prune``."""
     step: int
     """The step at which the symptom showed."""
     timestep_bin: int | None
@@ -267,6 +354,14 @@ class Verdict:
     """One sentence with the numbers in it."""
     advice: str
     """What to try next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedReport:
+    """A report and the verdicts that it added."""
+
+    report: Report
+    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +406,8 @@ class TrialRecord:
     eval_loss: float | None
     """Last evaluated held-out loss, same weights as ``score``."""
     kappa: float | None
+    lr_gauge_octaves: float | None
+    """The last known one: octaves that the learning rate lies above the best, by kappa."""
     constant_score: float | None
     """The score of the best constant prediction under the same data and schedule."""
     clip_rate: float | None
@@ -338,7 +435,7 @@ class TrialRecord:
         return self.outcome is Outcome.DIVERGED or (
             self.outcome is not Outcome.FAILED
             and self.severity >= Severity.PENALISE
-            and self.symptom != Symptom.NOT_LEARNING
+            and self.symptom in DIVERGENCES
         )
 
 

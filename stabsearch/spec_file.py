@@ -57,6 +57,17 @@ def parse_study(fields: Mapping[str, Any], source: str = "study") -> StudySpec:
     return _validated(dict(fields), source, {})
 
 
+def parse_value(text: str) -> Any:
+    """One value as a study file would say it: ``1e-4``, ``true``, ``[1, 2]``, text.
+
+    Raises SpecError for what is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{show(text)}{_yaml_complaint(error)}") from error
+
+
 def dump_study(spec: StudySpec) -> str:
     """The resolved study as YAML: every field, ``extends`` gone. Loads back to an equal spec."""
     fields = spec.model_dump()
@@ -182,8 +193,8 @@ def _laid_over(
 
 
 def _is_another(path: tuple[str, ...], old: Any, new: Any) -> bool:
-    """Whether a model or data section names another model or data than the base."""
-    is_named = path in (("trainer", "model"), ("trainer", "data"))
+    """Whether a model, data or sampler section names another one than the base."""
+    is_named = path in (("trainer", "model"), ("trainer", "data"), ("sampler",))
     return is_named and "name" in new and new["name"] != old.get("name")
 
 

@@ -20,6 +20,7 @@ from stabsearch.records import (
     Params,
     ReferenceLoss,
     Report,
+    SamplerCheck,
     Severity,
     StoppedBy,
     Symptom,
@@ -62,6 +63,18 @@ FACTS = TrialFacts(
         bin_posterior=None,
         constant_score=CONSTANT_SCORE,
     ),
+    learning_rate=1e-3,
+    lr_schedule="constant",
+    optimizer="adamw",
+    prediction_type="epsilon",
+    ema_schedule="ramped",
+    ema_decay=0.9999,
+    ema_sigma_rel=0.1,
+    eval_rows=100,
+    terminal_kl=1e-5,
+    schedule_error=1e-7,
+    reached=((500, 0.5), (1000, 0.3)),
+    sampler_check=SamplerCheck(name="ddim", mean_z2=0.9, log_variance=-0.01),
 )
 
 
@@ -108,6 +121,7 @@ def record(
         "score_raw": 1.1,
         "eval_loss": 0.1,
         "kappa": 0.9,
+        "lr_gauge_octaves": 0.5,
         "constant_score": CONSTANT_SCORE,
         "clip_rate": 0.1,
         "grad_norm_median": CEILING / 4,
@@ -235,6 +249,8 @@ def reports_of(trial: TrialRecord) -> tuple[Report, ...]:
                 bin_loss_ema=(value * 0.9,) * NUM_BINS,
                 score_raw=math.nan if is_bad else 1 + loss,
                 score_ema=math.nan if is_bad else 0.9 + loss,
+                bin_x0_error=(0.1, math.inf if is_bad else 0.2, math.nan if is_bad else 0.3, 30.0),
+                shuffled_loss=None if step == 400 else loss / 2,
             )
         reports.append(
             Report(
@@ -266,6 +282,10 @@ def reports_of(trial: TrialRecord) -> tuple[Report, ...]:
                 first_nonfinite_bins=(0, 3) if is_bad else (),
                 train_seconds=step / 400,
                 evaluation=evaluation,
+                batch_losses=(loss, math.nan, math.inf) if is_bad else (loss, loss / 2),
+                grad_norms=(0.1, math.inf, math.nan) if is_bad else (0.1, 1 / 3),
+                frozen_parameters=("head.weight", "0.weight") if step == 800 else (),
+                lr_gauge_octaves=0.5 if evaluation else None,
             )
         )
     return tuple(reports)
@@ -281,6 +301,7 @@ def verdicts_of(trial: TrialRecord) -> tuple[Verdict, ...]:
             severity=trial.severity,
             value=math.inf if trial.symptom == Symptom.NON_FINITE else 0.97,
             threshold=0.65,
+            limit="R1c.midpoint",
             step=trial.verdict_step or trial.steps,
             timestep_bin=None if trial.timestep_low is None else NUM_BINS - 1,
             timestep_low=trial.timestep_low,

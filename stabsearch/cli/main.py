@@ -12,7 +12,13 @@ from typing import Annotated
 
 import typer
 
-from stabsearch.cli import cluster_commands, result_commands, study_commands
+from stabsearch.cli import (
+    cluster_commands,
+    explain_commands,
+    result_commands,
+    sampler_commands,
+    study_commands,
+)
 from stabsearch.errors import ExitCode, StabsearchError
 
 DEBUG_VARIABLE = "STABSEARCH_DEBUG"
@@ -55,7 +61,13 @@ def _options(
     del show_version  # its callback has answered
 
 
-for commands in (study_commands, result_commands, cluster_commands):
+for commands in (
+    study_commands,
+    sampler_commands,
+    result_commands,
+    explain_commands,
+    cluster_commands,
+):
     commands.add_to(app)
 
 

@@ -164,9 +164,17 @@ class Tally:
         return f"elapsed {clock_time(self.elapsed)}{about}"
 
 
-LABELS = {"stable": "green", "pruned": "red", "unstable": "red", "behind": "yellow", "failed": ""}
+LABELS = {
+    "stable": "green",
+    "pruned": "red",
+    "unstable": "red",
+    "poor": "yellow",
+    "behind": "yellow",
+    "failed": "",
+}
 """How a trial can end -> its colour. ``pruned``: stopped by the gate. ``unstable``: trained to
-the end and is not called stable. ``behind``: stopped by rank."""
+the end beyond the edge. ``poor``: trained to the end and penalised for another symptom.
+``behind``: stopped by rank."""
 
 
 def label_of(record: TrialRecord) -> str:
@@ -176,7 +184,9 @@ def label_of(record: TrialRecord) -> str:
         return "behind"
     if record.stopped_by is StoppedBy.GATE or record.outcome is Outcome.DIVERGED:
         return "pruned"
-    return "stable" if record.is_stable else "unstable"
+    if record.is_stable:
+        return "stable"
+    return "unstable" if record.is_unstable else "poor"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -194,6 +204,8 @@ class LogProgress(StudyProgress):
             f"{overview.name}: {overview.num_trials} trials of up to {overview.max_train_steps} "
             f"steps{resumed}, {overview.num_workers} at a time, results in {overview.path}"
         )
+        for sentence in overview.sampler:
+            self._say(sentence)
 
     def on_trial_start(self, trial: TrialRecord) -> None:
         self.tally.start(trial)
@@ -261,6 +273,8 @@ class LiveProgress(StudyProgress):
             self.tally.begin(overview)
             ended = sorted(overview.finished, key=lambda record: record.ended_at or 0.0)
             self._reasons.extend(r for r in ended if label_of(r) != "stable")
+        for sentence in overview.sampler:  # above the display, where it stays
+            self.console.print(sentence, markup=False, highlight=False, emoji=False)
 
     def on_trial_start(self, trial: TrialRecord) -> None:
         with self._lock:
@@ -367,8 +381,8 @@ def _ending(record: TrialRecord) -> str:
         return f"STABLE{score}"
     if label == "behind":
         return f"STOPPED behind others{score}"
-    if label == "unstable":
-        return f"UNSTABLE{score}{why}"
+    if label in ("unstable", "poor"):
+        return f"{label.upper()}{score}{why}"
     return f"{record.outcome.value.upper()}{why}"
 
 

@@ -94,6 +94,18 @@ class Objective:
         self._loss = loss
         self._huber_delta = huber_delta
         self._loss_clamp = loss_clamp
+        self._schedule = schedule
+
+    @property
+    def schedule_error(self) -> float:
+        """Largest relative error of the signal and noise levels that training uses.
+
+        1 - ab loses all its digits near t = 0 where a schedule was computed in half precision.
+        """
+        exact = np.stack([self._schedule.signal, self._schedule.sigma])
+        used = self._tables[:2].double().cpu().numpy()
+        known = exact > 0
+        return float(np.max(np.abs(used[known] / exact[known] - 1)))
 
     def noised_and_target(
         self, x0: Tensor, timesteps: Tensor, noise: Tensor

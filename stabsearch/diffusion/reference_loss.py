@@ -66,6 +66,9 @@ class ReferenceCurves:
     posterior: Array | None
     """L_post: the best denoiser of the training set itself, all memorised; a lower bound on the
     training loss, at most L_lin. None for data that is too large for it."""
+    mean_image: Array
+    """The loss of a prediction whose implied x0 is the data's mean; 0 where the target says
+    nothing about x0."""
 
     def in_bins(self, bin_edges: tuple[int, ...]) -> ReferenceLoss:
         """Average over the timesteps of each bin."""
@@ -87,14 +90,33 @@ class ReferenceCurves:
         Left out are timesteps at which L_lin is 0 (zero terminal SNR with epsilon: the noise is
         then known exactly, and every other loss is infinitely worse), and bins of no others.
         """
-        has_ratio = self.linear[timesteps] > 0
-        timesteps, losses = timesteps[has_ratio], losses[has_ratio]
-        ratios = losses / self.linear[timesteps]
-        in_bin = [
-            ratios[(low <= timesteps) & (timesteps < high)]
-            for low, high in itertools.pairwise(bin_edges)
-        ]
-        return geometric_mean(tuple(float(values.mean()) for values in in_bin if len(values)))
+        ratios = _ratio_in_bins(losses, self.linear, timesteps, bin_edges)
+        return geometric_mean(tuple(ratio for ratio in ratios if ratio is not None))
+
+    def x0_error(
+        self, losses: Array, timesteps: NDArray[np.int64], bin_edges: tuple[int, ...]
+    ) -> tuple[float, ...]:
+        """Mean squared error of the implied x0, as a multiple of the data's variance, ``[K]``.
+
+        For epsilon it is the loss over SNR: a loss that looks small may be a useless image. NaN
+        for a bin whose targets say nothing about x0.
+        """
+        ratios = _ratio_in_bins(losses, self.mean_image, timesteps, bin_edges)
+        return tuple(math.nan if ratio is None else ratio for ratio in ratios)
+
+
+def _ratio_in_bins(
+    losses: Array, curve: Array, timesteps: NDArray[np.int64], bin_edges: tuple[int, ...]
+) -> tuple[float | None, ...]:
+    """Mean of losses[R] / curve[T] per bin, ``[K]``; None for a bin where the curve is 0."""
+    has_ratio = curve[timesteps] > 0
+    timesteps, losses = timesteps[has_ratio], losses[has_ratio]
+    ratios = losses / curve[timesteps]
+    in_bin = [
+        ratios[(low <= timesteps) & (timesteps < high)]
+        for low, high in itertools.pairwise(bin_edges)
+    ]
+    return tuple(float(values.mean()) if len(values) else None for values in in_bin)
 
 
 def data_statistics(data: NDArray[np.float32]) -> DataStatistics:
@@ -131,6 +153,7 @@ def reference_curves(
             # The posterior mean is the best estimate of all: above M_lin is Monte Carlo noise.
             else factor * np.minimum(statistics.posterior.at(schedule.log_snr), linear)
         ),
+        mean_image=factor * variance,
     )
 
 

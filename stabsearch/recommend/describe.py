@@ -12,7 +12,7 @@ import pandas as pd
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, PLATEAU_SCORE_RATIO
 from stabsearch.recommend.space import LEARNING_RATE
 from stabsearch.recommend.words import count, number, percent, symptom_words
-from stabsearch.records import Params, ParamValue, Recommendation, Symptom
+from stabsearch.records import Params, ParamValue, Recommendation
 
 LABEL_WIDTH = 16
 
@@ -148,12 +148,13 @@ def _failures(answer: Recommendation, trials: pd.DataFrame) -> Iterator[str]:
     """One line per symptom, the most frequent first, and one for each other way to end."""
     is_unstable = trials["trial_id"].isin(answer.unstable_trial_ids)
     is_failed = trials["outcome"] == "failed"
-    bad = trials[is_unstable | (~is_failed & (trials["symptom"] == Symptom.NOT_LEARNING.value))]
+    is_penalised = trials["severity"].isin(("penalise", "prune"))
+    bad = trials[is_unstable | (~is_failed & is_penalised)]
     why = [
         symptom_words(symptom, is_unstable=unstable)
         for symptom, unstable in zip(bad["symptom"], is_unstable[bad.index], strict=True)
     ]
-    groups = [(words, group) for words, group in bad.groupby(why)]
+    groups = [(words, group) for words, group in bad.assign(why=why).groupby("why")]
     for words, group in sorted(groups, key=lambda item: (-len(item[1]), item[0])):
         yield f"{words}: {count(len(group), 'trial')}{_rates(group)}{_timesteps(group)}"
     by_rank = int((trials["stopped_by"] == "rank").sum())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from stabsearch.recommend.candidates import (
     TIE_OCTAVES,
     TIE_RATIO,
@@ -31,6 +33,8 @@ WEIGHING_SECTIONS = {
     "data.": "they are of different examples",
 }
 """Sections whose parameters change what the score measures, and why."""
+
+SAMPLER_RULE = "R11"
 
 Landscapes = Mapping[tuple[ParamValue, ...], Landscape]
 
@@ -61,6 +65,16 @@ def notes_on_study(
     if not candidates:
         notes += _nothing_stable(landscapes)
     return notes
+
+
+def notes_on_sampler(verdicts: pd.DataFrame) -> list[str]:
+    """What rule R11 found out about the study's sampler before any training."""
+    reasons = verdicts.loc[verdicts.rule == SAMPLER_RULE, "reason"].unique()
+    return [
+        f"{reason[:1].upper()}{reason[1:].rstrip('.')}. Until that is mended, bad samples say "
+        "nothing about a setting; `stabsearch check-sampler` looks into it."
+        for reason in sorted(reasons)
+    ]
 
 
 def notes_on_pick(

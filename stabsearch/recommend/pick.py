@@ -15,7 +15,7 @@ import numpy as np
 
 from stabsearch.recommend.candidates import Candidate, candidates_of, choose
 from stabsearch.recommend.landscape import Landscape, landscapes_of
-from stabsearch.recommend.notes import notes_on_pick, notes_on_study
+from stabsearch.recommend.notes import notes_on_pick, notes_on_sampler, notes_on_study
 from stabsearch.recommend.space import LEARNING_RATE, learning_rate_of, search_space
 from stabsearch.records import Outcome, Recommendation, TrialRecord
 from stabsearch.results.frames import Results
@@ -39,6 +39,8 @@ def recommend(results: Results) -> Recommendation:
     pick = choose(candidates) if candidates else None
     tuners = _tuners_choice(records)
     notes = notes_on_study(space, landscapes, candidates)
+    if results.study.get("sampler"):
+        notes += notes_on_sampler(results.verdicts)
     if pick is not None:
         notes += notes_on_pick(pick, candidates, results.study)
     answer: dict[str, Any] = {"params": None, "trial_id": None}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -36,13 +36,24 @@ STYLE: Any = {"font.size": 9, "svg.hashsalt": "stabsearch", "svg.fonttype": "non
 
 INK, EDGE_INK, PICK_INK = "#222222", "#b2182b", "#ffffff"
 
-SYMPTOM_MARKERS = {
+Marker = str | tuple[int, Literal[1], int]
+"""A name of matplotlib's, or a star: (points, 1, angle)."""
+
+SYMPTOM_MARKERS: dict[str, Marker] = {
     Symptom.LOST_PROGRESS.value: "X",
     Symptom.WORSE_THAN_TRIVIAL.value: "v",
     Symptom.NON_FINITE.value: "P",
     Symptom.CATASTROPHIC_EXCURSION.value: "^",
     Symptom.NOT_LEARNING.value: "s",
+    Symptom.LOSS_STUCK.value: (6, 1, 0),
+    Symptom.NOISY_TIMESTEPS_HIGH.value: (3, 1, 0),
+    Symptom.TIME_BLIND.value: "*",
+    Symptom.EARLY_TIMESTEP_DOMINATION.value: "<",
+    Symptom.LATE_TIMESTEP_DOMINATION.value: ">",
+    Symptom.TIMESTEP_DOMINATION.value: (4, 1, 0),
+    Symptom.DEAD_TIMESTEPS.value: (4, 1, 45),
 }
+"""Of the symptoms for which a setting is not called stable."""
 OTHER_SYMPTOM_MARKER = "d"
 
 MARKER: dict[str, Any] = {"s": 62, "linewidths": 1.0, "zorder": 4, "clip_on": False}
@@ -249,7 +260,7 @@ class _Kind:
     """One look of trials, with its words for the legend."""
 
     words: str
-    marker: str
+    marker: Marker
     face: str
     is_scored: bool = False
 
@@ -279,6 +290,9 @@ def _kind(record: TrialRecord, *, is_unstable: bool) -> _Kind:
         return _Kind(words="failed (machine or code)", marker="p", face="none")
     if record.outcome is Outcome.STOPPED:
         return _Kind(words="stopped: others were ahead", marker="D", face="none")
+    if record.symptom in SYMPTOM_MARKERS:
+        words = f"not called stable: {symptom_words(record.symptom, is_unstable=False)}"
+        return _Kind(words=words, marker=SYMPTOM_MARKERS[record.symptom], face="none")
     return _Kind(words="completed, not called stable", marker="8", face="none")
 
 

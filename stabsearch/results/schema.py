@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from stabsearch.records import (
     ParamValue,
     ReferenceLoss,
     Report,
+    SamplerCheck,
     Severity,
     StoppedBy,
     Symptom,
@@ -34,7 +35,7 @@ from stabsearch.records import (
     Verdict,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a column changes its meaning, its type or its name, or disappears."""
 
 VERSION_KEY = b"stabsearch_schema_version"
@@ -84,9 +85,15 @@ TRIALS: tuple[Column, ...] = (
         "Who ended the trial before its budget: `gate`, `rank`, or empty for nobody.",
     ),
     Column(
-        "severity", _TEXT, "Worst severity of any verdict: `none`, `warn`, `penalise` or `prune`."
+        "severity",
+        _TEXT,
+        "Worst severity of any verdict: `none`, `steer`, `warn`, `penalise` or `prune`.",
     ),
-    Column("rule", _TEXT, "Rule of the verdict that decided; empty if none. See `verdicts`."),
+    Column(
+        "rule",
+        _TEXT,
+        "Rule of the verdict that decided; empty if none was worse than `steer`. See `verdicts`.",
+    ),
     Column("symptom", _TEXT, "Symptom of that verdict; empty if none."),
     Column(
         "reason",
@@ -109,6 +116,13 @@ TRIALS: tuple[Column, ...] = (
     Column("score_raw", _FLOAT, "The same with the raw weights.", True),
     Column("eval_loss", _FLOAT, "Last held-out loss, with the weights of `score`.", True),
     Column("kappa", _FLOAT, "Held-out loss with EMA weights / with raw weights.", True),
+    Column(
+        "lr_gauge_octaves",
+        _FLOAT,
+        "Octaves that the learning rate lies above (below: negative) the best one, by kappa; the "
+        "last known.",
+        True,
+    ),
     Column(
         "constant_score",
         _FLOAT,
@@ -181,6 +195,27 @@ REPORTS: tuple[Column, ...] = (
     ),
     Column("train_seconds", _FLOAT, "Seconds of training and evaluation since the trial began."),
     Column(
+        "batch_losses",
+        pa.list_(_FLOAT),
+        "Batch-mean loss of every step of the window; NaN or Inf as it was.",
+    ),
+    Column(
+        "grad_norms",
+        pa.list_(_FLOAT),
+        "Total 2-norm before clipping of every step; NaN or Inf as it was.",
+    ),
+    Column(
+        "frozen_parameters",
+        pa.list_(_TEXT),
+        "Weight matrices that have not changed since training began, where that was checked.",
+    ),
+    Column(
+        "lr_gauge_octaves",
+        _FLOAT,
+        "Octaves that the learning rate lies above (below: negative) the best one, by kappa.",
+        True,
+    ),
+    Column(
         "eval_loss_raw",
         _FLOAT,
         "Held-out loss on the study's fixed grid, raw weights; null if not evaluated here.",
@@ -190,6 +225,12 @@ REPORTS: tuple[Column, ...] = (
     Column("score_raw", _FLOAT, "Score with raw weights; null if not evaluated here.", True),
     Column("score_ema", _FLOAT, "Score with EMA weights.", True),
     Column("kappa", _FLOAT, "eval_loss_ema / eval_loss_raw.", True),
+    Column(
+        "shuffled_loss",
+        _FLOAT,
+        "eval_loss_raw when every row is given another's timestep; null where not probed.",
+        True,
+    ),
 )
 
 TIMESTEPS: tuple[Column, ...] = (
@@ -220,15 +261,23 @@ TIMESTEPS: tuple[Column, ...] = (
     ),
     Column("eval_loss_raw", _FLOAT, "Held-out loss, raw weights; null if not evaluated.", True),
     Column("eval_loss_ema", _FLOAT, "Held-out loss, EMA weights; null if not evaluated.", True),
+    Column(
+        "eval_x0_error",
+        _FLOAT,
+        "Mean squared error of x0 as the prediction implies it / the data's variance; null if not "
+        "evaluated.",
+        True,
+    ),
 )
 
 VERDICTS: tuple[Column, ...] = (
     _TRIAL_ID,
     Column("rule", _TEXT, "Identifier of the rule, as in docs/rules.md."),
     Column("symptom", _TEXT, "What went wrong, in one word."),
-    Column("severity", _TEXT, "`warn`, `penalise` or `prune`."),
+    Column("severity", _TEXT, "`steer`, `warn`, `penalise` or `prune`."),
     Column("value", _FLOAT, "The number that was judged."),
     Column("threshold", _FLOAT, "What it was judged against."),
+    Column("limit", _TEXT, "Name of the threshold that decided, as in docs/rules.md."),
     Column("step", _INT, "Optimizer step at which the symptom showed."),
     Column("timestep_bin", _INT, "The bin where it shows most; null if not tied to one.", True),
     Column("timestep_low", _INT, "First timestep of that bin.", True),
@@ -356,17 +405,18 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
 
 # --- reports and timesteps --------------------------------------------------------------------
 
-_REPORT_SCALARS = tuple(f.name for f in fields(Report) if not f.name.startswith("bin_"))
+_REPORT_FIELDS = tuple(f.name for f in fields(Report) if not f.name.startswith("bin_"))
+_LISTS = ("first_nonfinite_bins", "batch_losses", "grad_norms", "frozen_parameters")
 
 
 def reports_table(trial_id: str, facts: TrialFacts, reports: Iterable[Report]) -> pa.Table:
     """One row per report. The trial's facts travel in the schema's metadata."""
     rows = []
     for report in reports:
-        row: Row = {name: getattr(report, name) for name in _REPORT_SCALARS}
+        row: Row = {name: getattr(report, name) for name in _REPORT_FIELDS}
         evaluation = row.pop("evaluation")
+        row |= {name: list(row[name]) for name in _LISTS}
         row["trial_id"] = trial_id
-        row["first_nonfinite_bins"] = list(report.first_nonfinite_bins)
         row["grad_effective_bins"] = report.grad_effective_bins
         if evaluation is not None:
             row |= {
@@ -375,10 +425,11 @@ def reports_table(trial_id: str, facts: TrialFacts, reports: Iterable[Report]) -
                 "score_raw": evaluation.score_raw,
                 "score_ema": evaluation.score_ema,
                 "kappa": evaluation.kappa,
+                "shuffled_loss": evaluation.shuffled_loss,
             }
         rows.append(row)
     schema = schema_of("reports")
-    schema = schema.with_metadata({**schema.metadata, "facts": json.dumps(_plain_facts(facts))})
+    schema = schema.with_metadata({**schema.metadata, "facts": json.dumps(facts_to_json(facts))})
     return pa.Table.from_pylist(rows, schema)
 
 
@@ -403,6 +454,7 @@ def timesteps_table(trial_id: str, facts: TrialFacts, reports: Iterable[Report])
         columns["grad_cosine"] += report.bin_grad_cosine or [None] * bins
         columns["eval_loss_raw"] += evaluation.bin_loss_raw if evaluation else [None] * bins
         columns["eval_loss_ema"] += evaluation.bin_loss_ema if evaluation else [None] * bins
+        columns["eval_x0_error"] += evaluation.bin_x0_error if evaluation else [None] * bins
     return pa.Table.from_pydict(columns, schema_of("timesteps"))
 
 
@@ -421,9 +473,11 @@ def to_reports(reports: pa.Table, timesteps: pa.Table) -> tuple[Report, ...]:
                 bin_loss_ema=tuple(cell["eval_loss_ema"] for cell in bins),
                 score_raw=row["score_raw"],
                 score_ema=row["score_ema"],
+                bin_x0_error=tuple(cell["eval_x0_error"] for cell in bins),
+                shuffled_loss=row["shuffled_loss"],
             )
-        scalars = {name: row[name] for name in _REPORT_SCALARS if name != "evaluation"}
-        scalars["first_nonfinite_bins"] = tuple(row["first_nonfinite_bins"])
+        scalars = {name: row[name] for name in _REPORT_FIELDS if name != "evaluation"}
+        scalars |= {name: tuple(row[name]) for name in _LISTS}
         result.append(
             Report(
                 **scalars,
@@ -446,18 +500,30 @@ def _cosines(bins: Sequence[Row]) -> tuple[tuple[float, ...], ...] | None:
 
 def to_facts(reports: pa.Table) -> TrialFacts:
     """The trial's facts, from the metadata of its reports table."""
-    plain = _tuples(json.loads(reports.schema.metadata[b"facts"]))
-    return TrialFacts(**plain | {"reference": ReferenceLoss(**_tuples(plain["reference"]))})
+    return facts_from_json(json.loads(reports.schema.metadata[b"facts"]))
 
 
-def _plain_facts(facts: TrialFacts) -> Row:
-    plain = {f.name: getattr(facts, f.name) for f in fields(facts)}
-    reference = facts.reference
-    return plain | {"reference": {f.name: getattr(reference, f.name) for f in fields(reference)}}
+def facts_from_json(line: Row) -> TrialFacts:
+    """The facts that ``facts_to_json`` made an object of."""
+    plain: Row = _tuples(line)
+    plain["reference"] = ReferenceLoss(**plain["reference"])
+    if plain["sampler_check"] is not None:
+        plain["sampler_check"] = SamplerCheck(**plain["sampler_check"])
+    return TrialFacts(**plain)
 
 
-def _tuples(plain: Row) -> Row:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+def facts_to_json(facts: TrialFacts) -> Row:
+    """An object of plain values."""
+    return asdict(facts)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, however deep, as the tuples that they were before they became JSON."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
 
 
 # --- verdicts ---------------------------------------------------------------------------------

@@ -322,6 +322,11 @@ class StudyStore:
             verdicts=tuple(verdict for _, verdicts in said for verdict in verdicts),
         )
 
+    def has_tables(self, trial_id: str) -> bool:
+        """Whether the trial has Parquet files: one that failed before its first report has none,
+        and one that began this moment not yet."""
+        return self._table_path("reports", trial_id).exists()
+
     def trial_reports(self, trial_id: str) -> tuple[Report, ...]:
         """The reports of a trial from its Parquet files, exactly as they were written."""
         return schema.to_reports(
@@ -341,7 +346,7 @@ class StudyStore:
 
         Empty for a trial that ended without a report. A score may be NaN or infinite.
         """
-        if not self._table_path("reports", trial_id).exists():
+        if not self.has_tables(trial_id):
             return []
         rows = self._read_table("reports", trial_id).select(["step", "score_ema"]).to_pylist()
         return [(row["step"], row["score_ema"]) for row in rows if row["score_ema"] is not None]

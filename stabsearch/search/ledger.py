@@ -26,6 +26,7 @@ from stabsearch.records import (
 )
 from stabsearch.results.store import StudyStore
 from stabsearch.search.observer import StudyObserver
+from stabsearch.search.peers import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,12 @@ class LiveTrial:
     seed: int
     params: Params
     max_train_steps: int
+    peer_kind: str = ""
+    """Trials of the same kind are compared; see ``StudySpec.peer_kind``."""
     facts: TrialFacts | None = None
     reports: dict[int, Report] = field(default_factory=dict)
     """By step: a trial that was started again repeats steps, with the same result."""
-    verdicts: dict[tuple[str, Severity], Verdict] = field(default_factory=dict)
+    verdicts: dict[tuple[str, str, Severity], Verdict] = field(default_factory=dict)
     attempts: int = 0
     started_at: float = 0.0
     flushed_at: float = 0.0
@@ -69,7 +72,7 @@ class LiveTrial:
             params=self.params,
             outcome=outcome,
             stopped_by=stopped_by,
-            severity=deciding.severity if deciding else Severity.NONE,
+            severity=max((v.severity for v in self.verdicts.values()), default=Severity.NONE),
             rule=deciding.rule if deciding else "",
             symptom=deciding.symptom if deciding else "",
             reason=reason or (deciding.reason if deciding else ""),
@@ -83,6 +86,10 @@ class LiveTrial:
             score_raw=_finite(evaluation.score_raw) if evaluation else None,
             eval_loss=_finite(evaluation.loss_ema) if evaluation else None,
             kappa=_finite(evaluation.kappa) if evaluation else None,
+            lr_gauge_octaves=next(
+                (r.lr_gauge_octaves for r in reversed(reports) if r.lr_gauge_octaves is not None),
+                None,
+            ),
             constant_score=self.facts.reference.constant_score if self.facts else None,
             clip_rate=_summary(statistics.fmean, (r.clip_rate for r in reports)),
             grad_norm_median=_summary(statistics.median, (r.grad_norm_median for r in reports)),
@@ -93,6 +100,12 @@ class LiveTrial:
             started_at=self.started_at,
             ended_at=None if outcome is Outcome.RUNNING else time.time(),
         )
+
+    def add_verdicts(self, verdicts: Iterable[Verdict]) -> None:
+        """A trial that was started again says the same once more."""
+        for verdict in verdicts:
+            key = (verdict.rule, verdict.symptom, verdict.severity)
+            self.verdicts.setdefault(key, verdict)
 
     def ordered_reports(self) -> list[Report]:
         return [self.reports[step] for step in sorted(self.reports)]
@@ -113,9 +126,14 @@ class LiveTrial:
             self.verdicts = {k: v for k, v in self.verdicts.items() if v.step < step}
 
     def _deciding_verdict(self) -> Verdict | None:
-        """The worst verdict; the earliest of equals."""
+        """The worst verdict; of equals a divergence first, then the earliest.
+
+        None if nothing is wrong: a verdict that only steers decides nothing.
+        """
         return min(
-            self.verdicts.values(), key=lambda v: (-v.severity, v.step, v.rule), default=None
+            (v for v in self.verdicts.values() if v.severity >= Severity.WARN),
+            key=lambda v: (-v.severity, not v.symptom.is_divergence, v.step, v.rule),
+            default=None,
         )
 
 
@@ -135,6 +153,7 @@ class Ledger:
         self._finished = {r.trial_id: r for r in there if r.outcome is not Outcome.FAILED}
         self._live: dict[str, LiveTrial] = {}
         self._starting: set[str] = set()
+        self.peers = Peers()
         self.fatal: Exception | None = None
         """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
 
@@ -186,8 +205,7 @@ class Ledger:
         trial.facts = facts
         trial.forget_from(report.step)
         trial.reports[report.step] = report
-        for verdict in verdicts:
-            trial.verdicts.setdefault((verdict.rule, verdict.severity), verdict)
+        trial.add_verdicts(verdicts)
         if time.monotonic() - trial.flushed_at >= FLUSH_SECONDS:
             self._flush(trial, facts)
         self._tell("on_report", trial.record(), report, verdicts)
@@ -204,6 +222,8 @@ class Ledger:
         trial = self._live.pop(trial_id)
         record = trial.record(outcome, stopped_by, reason)
         self._finished[trial_id] = record
+        if trial.facts is not None:
+            self.peers.add(trial.peer_kind, trial.facts, trial.ordered_reports())
         self._store.end_trial(
             record, trial.facts, trial.ordered_reports(), list(trial.verdicts.values())
         )

@@ -27,6 +27,8 @@ class StudyOverview:
     finished: tuple[TrialRecord, ...]
     """Trials that an earlier run finished; empty in a new study."""
     param_names: tuple[str, ...]
+    sampler: tuple[str, ...] = ()
+    """What the check of the study's sampler found, as sentences; empty without one."""
 
 
 class StudyObserver:

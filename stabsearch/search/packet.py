@@ -8,21 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stabsearch.records import Report, TrialFacts, Verdict
+from stabsearch.records import JudgedReport, TrialFacts
 
 STEP_KEY = "step"
 """Time attribute of Ray's schedulers."""
 SCORE_KEY = "score"
 """Metric of Ray's schedulers; always finite."""
 PACKET_KEY = "packet"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedReport:
-    """A report and the verdicts that it added."""
-
-    report: Report
-    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,6 +197,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             seed=seed,
             params=params,
             max_train_steps=self._spec.trainer_for(params).max_train_steps,
+            peer_kind=self._spec.peer_kind(params),
         )
 
     def _queue(self, trial: LiveTrial) -> None:

@@ -25,7 +25,10 @@ from stabsearch.records import Recommendation, StoppedBy, TrialRecord
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.search.observer import StudyObserver, StudyOverview
+from stabsearch.search.peers import Peers
+from stabsearch.search.sampler_checks import SamplerChecks, check_study_sampler
 from stabsearch.spec import ResourcesSpec, StudySpec
+from stabsearch.thresholds import Preset, resolve
 
 if TYPE_CHECKING:
     from stabsearch.diffusion.prepared_data import PreparedData
@@ -68,10 +71,11 @@ def run_study(
     # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another
     # thread can hang for ever.
     data = prepare_study_data(spec)
+    sampler_checks = check_study_sampler(spec, data)
     # Ray takes more than a second to end: time enough for the answer.
     with ThreadPoolExecutor(1) as beside:
         with ray_runtime(address) as runtime:
-            ledger = _run_trials(spec, store, observer, runtime, data)
+            ledger = _run_trials(spec, store, observer, runtime, data, sampler_checks)
             answer = beside.submit(_answer, spec.path)
         return _result(spec, ledger, *answer.result())
 
@@ -82,6 +86,7 @@ def _run_trials(
     observer: StudyObserver,
     runtime: RayRuntime,
     data: PreparedData,
+    sampler_checks: SamplerChecks,
 ) -> Ledger:
     """Train what is not finished; on return every file is complete."""
     num_workers = count_workers(spec.resources, runtime)
@@ -90,9 +95,9 @@ def _run_trials(
     with _only_driver(spec.path):
         store.take_over(study, fingerprint)
         ledger = Ledger(store, observer)
-        ledger.observe_start(_overview(spec, ledger, num_workers))
+        ledger.observe_start(_overview(spec, ledger, num_workers, sampler_checks))
         if not _is_complete(ledger, spec):
-            _search(spec, store, ledger, num_workers, data)
+            _search(spec, store, ledger, num_workers, data, sampler_checks)
     return ledger
 
 
@@ -105,7 +110,13 @@ def _is_complete(ledger: Ledger, spec: StudySpec) -> bool:
     )
 
 
-def _overview(spec: StudySpec, ledger: Ledger, num_workers: int) -> StudyOverview:
+def _overview(
+    spec: StudySpec,
+    ledger: Ledger,
+    num_workers: int,
+    sampler_checks: SamplerChecks | None = None,
+) -> StudyOverview:
+    limits = resolve(Preset(spec.analyzer.preset), spec.analyzer.thresholds)
     return StudyOverview(
         name=spec.name,
         path=spec.path,
@@ -114,6 +125,7 @@ def _overview(spec: StudySpec, ledger: Ledger, num_workers: int) -> StudyOvervie
         max_train_steps=spec.longest_trial,
         finished=tuple(ledger.finished()),
         param_names=tuple(spec.searched()),
+        sampler=sampler_checks.sentences(limits) if sampler_checks else (),
     )
 
 
@@ -188,7 +200,12 @@ def prepare_study_data(spec: StudySpec) -> PreparedData:
 
 
 def _search(
-    spec: StudySpec, store: StudyStore, ledger: Ledger, num_workers: int, data: PreparedData
+    spec: StudySpec,
+    store: StudyStore,
+    ledger: Ledger,
+    num_workers: int,
+    data: PreparedData,
+    sampler_checks: SamplerChecks,
 ) -> None:
     """Let Ray Tune run every trial that is not finished."""
     # Ray and Optuna are imported here so that importing this module, for its types, stays light.
@@ -215,7 +232,7 @@ def _search(
         ledger,
         distributions_for(spec),
         store.path / "optuna.journal",
-        lambda trial: trial_config(spec, store, trial),
+        lambda trial: trial_config(spec, store, trial, ledger.peers, sampler_checks),
         num_workers,
     )
     _rebuild(spec, store, ledger, gate, searcher)
@@ -270,6 +287,11 @@ def _rebuild(
         if record.constant_score is not None:
             scores = store.score_history(record.trial_id)
             gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
+            ledger.peers.add(
+                spec.peer_kind(record.params),
+                store.trial_facts(record.trial_id),
+                store.trial_reports(record.trial_id),
+            )
     for trial in unfinished:
         gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
     searcher.restore_settings(finished, ledger.failed(), unfinished)
@@ -283,7 +305,13 @@ def _ranked(scores: list[tuple[int, float]], record: TrialRecord) -> list[tuple[
     return [(step, score) for step, score in scores if step < record.steps]
 
 
-def trial_config(spec: StudySpec, store: StudyStore, trial: LiveTrial) -> dict[str, Any]:
+def trial_config(
+    spec: StudySpec,
+    store: StudyStore,
+    trial: LiveTrial,
+    peers: Peers,
+    sampler_checks: SamplerChecks,
+) -> dict[str, Any]:
     """What a worker is told about a trial."""
     trainer = json.loads(spec.trainer_for(trial.params).model_dump_json())
     if trainer["device"] == "auto":
@@ -294,6 +322,9 @@ def trial_config(spec: StudySpec, store: StudyStore, trial: LiveTrial) -> dict[s
         "seed": trial.seed,
         "trainer": trainer,
         "gate": spec.scheduler.gate,
+        "analyzer": spec.analyzer.model_dump(mode="json"),
+        "reached": peers.curve(trial.peer_kind),
+        "sampler_check": sampler_checks.of(trial.params),
         "num_threads": max(1, int(spec.resources.cpus)),
         "checkpoint": str(store.checkpoint_path(trial.trial_id)),
         "search_path": os.getcwd(),
@@ -313,12 +344,12 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
             seed=journal.started["seed"],
             params=journal.started["params"],
             max_train_steps=spec.trainer_for(journal.started["params"]).max_train_steps,
+            peer_kind=spec.peer_kind(journal.started["params"]),
             attempts=journal.started["attempts"],
             started_at=journal.started["started_at"],
         )
         trial.reports = {report.step: report for report in journal.reports}
-        for verdict in journal.verdicts:
-            trial.verdicts.setdefault((verdict.rule, verdict.severity), verdict)
+        trial.add_verdicts(journal.verdicts)
         trials.append(trial)
     return trials
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from stabsearch.records import Severity, TrialFacts
-from stabsearch.search.packet import PACKET_KEY, STEP_KEY, JudgedReport, Packet
+from stabsearch.records import JudgedReport, Severity, TrialFacts
+from stabsearch.search.packet import PACKET_KEY, STEP_KEY, Packet
 from stabsearch.spec import TrainerSpec
-from stabsearch.stability.analyzer import Analyzer
+from stabsearch.stability.judges import make_judge
 
 if TYPE_CHECKING:
     from stabsearch.diffusion.prepared_data import PreparedData
@@ -89,10 +90,18 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         spec = TrainerSpec.model_validate(config["trainer"])
         trainer = Trainer(spec, config["seed"], data)
         self._identity = {"trainer": config["trainer"], "seed": config["seed"]}
-        self._analyzer = Analyzer(trainer.facts)
+        self._study_facts = {
+            "reached": config["reached"],
+            "sampler_check": config["sampler_check"],
+        }
+        self._analyzer = make_judge(config["analyzer"], self._facts_of(trainer))
         self._restore(trainer)
-        self._facts = trainer.facts
+        self._facts = self._facts_of(trainer)
         self._trainer = trainer
+
+    def _facts_of(self, trainer: Trainer) -> TrialFacts:
+        """What the trainer knows of its trial, and what the study knows besides."""
+        return replace(trainer.facts, **self._study_facts)
 
     def _train(self, trainer: Trainer, reports: list[JudgedReport]) -> None:
         # Here every report so far has reached the driver: a checkpoint leaves no gap in them.
@@ -100,10 +109,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         due = time.monotonic() + PACKET_SECONDS
         while True:
             report = trainer.train_window()
-            self._facts = trainer.facts
-            verdicts = self._analyzer.judge(report)
-            reports.append(JudgedReport(report=report, verdicts=verdicts))
-            is_pruned = any(verdict.severity is Severity.PRUNE for verdict in verdicts)
+            self._facts = self._facts_of(trainer)
+            judged = self._analyzer.judge(report)
+            reports.append(judged)
+            is_pruned = any(verdict.severity is Severity.PRUNE for verdict in judged.verdicts)
             self._is_over = trainer.is_finished or (is_pruned and self._is_gated)
             if self._is_over or time.monotonic() >= due:
                 return

@@ -7,6 +7,7 @@ A study is data: the same ``StudySpec`` comes from YAML, from a dict or from Pyt
     built_ins fields of the built-in models and data
     trainer   one training run
     domains   what a parameter may be searched over
+    sampler   the sampler that is checked beside the training
     study     a whole study
 """
 
@@ -19,6 +20,7 @@ from stabsearch.spec.domains import (
     LogUniform,
     Uniform,
 )
+from stabsearch.spec.sampler import BUILT_IN_SAMPLERS, SamplerSpec
 from stabsearch.spec.study import (
     ResourcesSpec,
     SchedulerSpec,
@@ -41,6 +43,7 @@ from stabsearch.spec.trainer import (
 __all__ = [
     "BUILT_IN_DATA",
     "BUILT_IN_MODELS",
+    "BUILT_IN_SAMPLERS",
     "DOMAINS",
     "MAX_GRAD_NORM_CLIPPINGS",
     "TORCH_OPTIMIZERS",
@@ -52,6 +55,7 @@ __all__ = [
     "ModelSpec",
     "NoiseScheduleSpec",
     "ResourcesSpec",
+    "SamplerSpec",
     "SchedulerSpec",
     "SearcherSpec",
     "SpaceEntry",

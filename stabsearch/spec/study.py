@@ -33,6 +33,7 @@ from stabsearch.problems import (
     show,
 )
 from stabsearch.records import Params, ParamValue
+from stabsearch.spec.analyzer import AnalyzerSpec
 from stabsearch.spec.built_ins import BUILT_IN_DATA, BUILT_IN_MODELS
 from stabsearch.spec.cautions import trainer_cautions
 from stabsearch.spec.domains import Choice, Domain, LogUniform, Uniform, parse_domain
@@ -42,6 +43,7 @@ from stabsearch.spec.parts import (
     Part,
     PositiveInt,
 )
+from stabsearch.spec.sampler import BUILT_IN_SAMPLERS, SamplerSpec, sampler_problems
 from stabsearch.spec.trainer import BETA_RANGE_SCHEDULES, MAX_GRAD_NORM_CLIPPINGS, TrainerSpec
 
 
@@ -126,8 +128,16 @@ class StudySpec(Part):
     trainer: TrainerSpec = Field(TrainerSpec(), description="What every trial has in common.")
     searcher: SearcherSpec = Field(SearcherSpec(), description="Who proposes settings.")
     scheduler: SchedulerSpec = Field(SchedulerSpec(), description="Who stops trials early.")
+    analyzer: AnalyzerSpec = Field(
+        AnalyzerSpec(), description="Who judges the trials' reports, and by which thresholds."
+    )
     resources: ResourcesSpec = Field(
         ResourcesSpec(), description="What one trial needs, and how many run at once."
+    )
+    sampler: SamplerSpec | None = Field(
+        None,
+        description="The sampler that will draw from the trained model: checked once, before the "
+        "first trial, on a model that is known exactly (docs/samplers.md). null: no check.",
     )
     seeds: PositiveInt = Field(1, description="Replicates: trials per setting, each its own seed.")
     trials: PositiveInt = Field(32, description="Settings to try.")
@@ -249,6 +259,11 @@ class StudySpec(Part):
                 with contextlib.suppress(SpecError):  # joint rules look at other combinations
                     yield self.trainer_for({name: value})
 
+    def peer_kind(self, params: Params) -> str:
+        """Same text, same kind: trials whose training losses can be held side by side."""
+        trainer = json.loads(self.trainer_for(params).model_dump_json())
+        return json.dumps({name: trainer[name] for name in _PEER_FIELDS}, sort_keys=True)
+
     def step_budget(self) -> int:
         """Steps that all trials take if none is stopped."""
         return self.num_trials * self.longest_trial
@@ -271,13 +286,16 @@ class StudySpec(Part):
                     for i, value in enumerate(domain.probes())
                 }
             found |= {path: value for path, value in named.items() if value not in built_in}
+        if self.sampler is not None and self.sampler.name not in BUILT_IN_SAMPLERS:
+            found["sampler.name"] = self.sampler.name
         return found
 
     def fingerprint(self) -> str:
         """sha256 of all that changes a trial's result, or the order of proposals.
 
         Not where results are stored, nor the resources; not ``trials`` and ``seeds`` either, so
-        that a study can be extended by running it with more of them.
+        that a study can be extended by running it with more of them. Nor the sampler, which no
+        trial trains with: a study may name one later.
         """
         resolved = {
             "name": self.name,
@@ -286,6 +304,7 @@ class StudySpec(Part):
             "trainer": self.trainer_for({}).model_dump(mode="json"),
             "searcher": self.searcher.model_dump(mode="json"),
             "scheduler": self.scheduler.model_dump(mode="json"),
+            "analyzer": self.analyzer.model_dump(mode="json"),
         }
         canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -304,6 +323,8 @@ class StudySpec(Part):
             )
         if not problems:
             yield from self._idle_entries()
+            if self.sampler is not None:
+                yield from sampler_problems(self.sampler, self._trainers())
 
     def _group_problems(self, group: str) -> Iterator[Problem]:
         """Try the corners of the entries that rules look at together."""
@@ -361,6 +382,17 @@ _GROUPS = (
     r"data\..*",
 )
 """Trainer fields that are checked together, as patterns: one per joint rule."""
+
+_PEER_FIELDS = (
+    "model",
+    "data",
+    "noise_schedule",
+    "prediction_type",
+    "loss_weighting",
+    "timestep_sampling",
+    "num_timestep_bins",
+)
+"""Trainer fields that decide which loss a sound trial has; the others decide how fast."""
 
 _NOT_SEARCHED = {
     r"data(\..+)?": "decides which examples every score is measured on",

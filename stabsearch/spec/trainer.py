@@ -373,8 +373,10 @@ class TrainerSpec(Part):
         description="ramped: cap of the EMA decay min(ema_decay, (1 + step) / (10 + step)); null: "
         "no EMA of either schedule.",
     )
-    ema_schedule: Literal["ramped", "power"] = Field(
-        "ramped", description="ramped: see ema_decay; power: power-function averaging of EDM2."
+    ema_schedule: Literal["ramped", "power", "fixed"] = Field(
+        "ramped",
+        description="ramped: see ema_decay; power: power-function averaging of EDM2; fixed: the "
+        "decay is ema_decay from the first step on.",
     )
     ema_sigma_rel: Annotated[float, Field(gt=0, lt=0.28, allow_inf_nan=False), NOT_TEXT] = Field(
         0.1, description="power: relative width of the averaged stretch of training."

@@ -1,30 +1,35 @@
-"""What the rules may know of a trial so far: running extremes and the loss history.
+"""What the rules may know of a trial so far: running extremes, trends and the last windows.
 
 Rules compare windows. A window is one report, or as many as it takes to hold enough samples: a
 mean over fewer is noise, and its rises and falls mean nothing. A NaN never enters: non-finite
 samples are counted apart by the report.
+
+Plain Python, because ten numbers are too few for numpy to be faster. A report costs the same
+however many came before.
 """
 
 # K = timestep bins
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from enum import Flag, auto
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stabsearch.records import Report, TrialFacts
+from stabsearch.records import Evaluation, Report, TrialFacts
+from stabsearch.stability.lr_gauge import lr_gauge_octaves
+from stabsearch.stability.trend import Line, Trend
 
 CURRENT_WINDOWS = 2
 """A trial's current loss is the mean of its last two windows."""
-SAMPLES_PER_BIN = 100
-"""A window holds at least this many samples for every timestep bin, on average. The thresholds of
-the rules were found with 160."""
+SAMPLES_PER_BIN = 64
+"""A window holds at least this many samples for every timestep bin, on average. Fewer, and healthy
+trials are pruned for noise; with more, a run of few steps is judged late (docs/benchmarks.md)."""
+LONG_WINDOWS = 10
+"""Windows behind ``long_bin_loss``."""
 
 STRETCH_STEPS = 10
 """Skipped steps are judged over at least this many."""
@@ -33,73 +38,258 @@ MIN_PROGRESS = 0.15
 JUDGED_SHARE = 0.2
 """A bin is judged if at least this part of an equal share of the training is about it: its loss
 would otherwise only show what was never asked of the model."""
+GRADIENT_SAMPLES = 512
+"""Per-sample gradients behind ``grad_share``."""
+OUTLIER_STEPS = 200
+"""Steps behind ``outlier_rate``."""
+REMEMBERED_NORMS = 200
+"""Reports behind ``typical_grad_norm``."""
+PEER_SLACK = 1.25
+"""A trial is as good as another if its loss is at most this many times that one's."""
+SETTLED = 0.25
+"""Share of the budget after which a bin, a norm, or the use of the timestep can be judged."""
+LATEST_START = 0.5
+"""Every rule judges from this share of the budget on, however long warm-up is."""
+ALIVE_SHARE = 0.25
+"""A trial that came down by this share of the possible progress C0 - L_iso is learning, ..."""
+LOST_SHARE = 0.2
+"""... unless it has lost more than this share of its progress again."""
 
-Array = NDArray[np.float64]
+
+def judged_bins(facts: TrialFacts) -> list[int]:
+    """The bins that the training is really about."""
+    bar = JUDGED_SHARE / len(facts.bin_share)
+    return [i for i, share in enumerate(facts.bin_share) if share >= bar]
 
 
-@dataclass(slots=True)
+class News(Flag):
+    """What a report brought."""
+
+    REPORT = auto()
+    START = auto()
+    """The trial's first report."""
+    WINDOW = auto()
+    """It completed a window."""
+    EVALUATION = auto()
+    PROBE = auto()
+    """An evaluation that also asked with wrong timesteps."""
+    NORMS = auto()
+    """A stretch of 200 steps in the settled part of training is complete."""
+    GRADIENTS = auto()
+    """Enough per-sample gradients have come together since the last time."""
+    END = auto()
+    """The budget is used up."""
+
+
 class TrialWindow:
-    """The state of one trial's judgement. Grows by one number per window."""
+    """The state of one trial's judgement."""
 
-    facts: TrialFacts
-    losses: list[float] = field(default_factory=list)
-    """Post-stratified training loss of every window."""
-    window_steps: int = 0
-    """Optimizer steps of the last window."""
-    min_loss: float = math.inf
-    """Lowest window so far."""
-    max_lost_progress: float = 0.0
-    """Largest share of progress that a window ever stood above the lowest, warm-up included."""
-    recent_bin_loss: list[tuple[float, ...]] = field(default_factory=list)
-    """Bin losses ``[K]`` of the last two windows."""
-    min_bin_loss: list[float] = field(default_factory=list)
-    """Lowest window of every bin so far, ``[K]``."""
-    grad_norms: list[float] = field(default_factory=list)
-    """Median gradient norm of every report that has one."""
-    pending_sum: list[float] = field(default_factory=list)
-    """Loss sums ``[K]`` of the reports that do not make a window yet."""
-    pending_count: list[int] = field(default_factory=list)
-    """Finite samples ``[K]`` behind those sums."""
-    window_end: int = 0
-    """Step at which the last window ended."""
-    latest_bin_loss: list[float] = field(default_factory=list)
-    """The last known mean of every bin, ``[K]``; NaN for a bin never seen."""
-    last_step: int = 0
-    """Step of the last report."""
-    stretch_steps: int = 0
-    """Steps of the reports since skipped steps were last judged."""
-    stretch_skips: int = 0
-    """Skipped steps among them."""
-    skipped_share: float = 0.0
-    """Share of the last whole stretch that was skipped."""
+    _STATE = (
+        "num_windows", "window_steps", "window_end", "min_loss", "max_lost_progress",
+        "first_batch_loss", "max_batch_loss", "recent_losses", "recent_bin_loss",
+        "min_bin_loss", "latest_bin_loss", "long_losses",
+        "grad_norms", "pending_sum", "pending_count", "last_step", "stretch_steps",
+        "stretch_skips", "skipped_share", "grad_square_sum", "grad_count", "grad_share",
+        "outlier_steps", "outliers", "outlier_rate", "kappa", "lr_gauge",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        if not self.latest_bin_loss:
-            self.latest_bin_loss = [math.nan] * self.num_bins
-        if not self.min_bin_loss:
-            self.min_bin_loss = [math.inf] * self.num_bins
-        if not self.pending_sum:
-            self._clear_pending()
-
-    @property
-    def num_bins(self) -> int:
-        return len(self.facts.bin_edges) - 1
-
-    @property
-    def judged_bins(self) -> list[int]:
+    def __init__(self, facts: TrialFacts) -> None:
+        self.facts = facts
+        reference = facts.reference
+        self.num_bins = bins = len(facts.bin_edges) - 1
+        self.judged_bins = judged_bins(facts)
         """The bins that the training is really about."""
-        bar = JUDGED_SHARE / self.num_bins
-        return [index for index, share in enumerate(self.facts.bin_share) if share >= bar]
-
-    @property
-    def constant(self) -> float:
+        self.constant = self._judged_mean(reference.bin_constant)
         """C0, the loss of the best constant prediction, over the judged bins."""
-        return self._judged_mean(self.facts.reference.bin_constant)
-
-    @property
-    def zero(self) -> float:
+        self.zero = self._judged_mean(reference.bin_zero)
         """The loss of a model that outputs 0, over the judged bins."""
-        return self._judged_mean(self.facts.reference.bin_zero)
+        self.isotropic = self._judged_mean(reference.bin_isotropic)
+        """L_iso over the judged bins."""
+        self.linear = self._judged_mean(reference.bin_linear)
+        """L_lin over the judged bins."""
+        self.warmup_end = min(facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
+
+        self.num_windows = 0
+        self.window_steps = 0
+        """Optimizer steps of the last window."""
+        self.window_end = 0
+        """Step at which the last window ended."""
+        self.min_loss = math.inf
+        """Lowest window so far."""
+        self.max_lost_progress = 0.0
+        """Largest share of progress that a window ever stood above the lowest, warm-up
+        included."""
+        self.first_batch_loss = math.nan
+        """Before the first step: what the model does without any training."""
+        self.max_batch_loss = 0.0
+        """Largest finite one so far."""
+        self.recent_losses: list[float] = []
+        """Post-stratified training loss of the last two windows."""
+        self.recent_bin_loss: list[list[float]] = []
+        """Bin losses ``[K]`` of the last two windows."""
+        self.min_bin_loss = [math.inf] * bins
+        """Lowest window of every bin so far, ``[K]``."""
+        self.latest_bin_loss = [math.nan] * bins
+        """The last known mean of every bin, ``[K]``; NaN for a bin never seen."""
+        self.long_losses: list[list[float]] = []
+        """Bin losses ``[K]`` of the last ten windows."""
+        self.grad_norms: list[float] = []
+        """Median gradient norm of the last 200 reports that have one."""
+        self.pending_sum = [0.0] * bins
+        """Loss sums ``[K]`` of the reports that do not make a window yet."""
+        self.pending_count = [0] * bins
+        """Finite samples ``[K]`` behind those sums."""
+        self.last_step = 0
+        """Step of the last report."""
+        self.stretch_steps = 0
+        """Steps of the reports since skipped steps were last judged."""
+        self.stretch_skips = 0
+        """Skipped steps among them."""
+        self.skipped_share = 0.0
+        """Share of the last whole stretch that was skipped."""
+        self.grad_square_sum = [0.0] * bins
+        """Sum of squared per-sample gradient norms ``[K]`` since ``grad_share``."""
+        self.grad_count = [0] * bins
+        """Samples ``[K]`` behind it."""
+        self.grad_share: list[float] = []
+        """Every bin's share of the squared per-sample gradient norm, ``[K]``; empty before the
+        first, NaN for a bin without samples."""
+        self.outlier_steps = 0
+        self.outliers = 0.0
+        self.outlier_rate = math.nan
+        """Share of outlier norms over the last whole stretch of 200 steps."""
+        self.kappa = math.nan
+        """Of the last evaluation."""
+        self.lr_gauge: float | None = None
+        """Octaves above the best learning rate, of the last evaluation; see lr_gauge."""
+        self._log_loss = Trend()
+        """log loss over the window's number."""
+        self._loss = Trend()
+        """Loss over log2 step, of the windows after warm-up."""
+
+    # --- what came in -------------------------------------------------------------------------
+
+    def observe(self, report: Report) -> News:
+        """Take in a report, and say what it brought."""
+        news = News.REPORT
+        if self.last_step == 0:
+            news |= News.START
+            self.first_batch_loss = next(iter(report.batch_losses), math.nan)
+        if math.isfinite(report.max_batch_loss):
+            self.max_batch_loss = max(self.max_batch_loss, report.max_batch_loss)
+        if report.step >= self.facts.max_train_steps:
+            news |= News.END
+        self._observe_skips(report)
+        if self._observe_outliers(report):
+            news |= News.NORMS
+        if math.isfinite(report.grad_norm_median):
+            self.grad_norms = [*self.grad_norms[1 - REMEMBERED_NORMS :], report.grad_norm_median]
+        if self._observe_gradients(report):
+            news |= News.GRADIENTS
+        if self._observe_losses(report):
+            news |= News.WINDOW
+        if report.evaluation is not None:
+            self._observe_evaluation(report.step, report.evaluation)
+            news |= News.EVALUATION
+            if report.evaluation.shuffled_loss is not None:
+                news |= News.PROBE
+        return news
+
+    def _observe_skips(self, report: Report) -> None:
+        self.stretch_steps += report.step - self.last_step
+        self.stretch_skips += report.nonfinite_steps + report.scaler_skips
+        if self.stretch_steps >= STRETCH_STEPS:
+            self.skipped_share = self.stretch_skips / self.stretch_steps
+            self.stretch_steps = self.stretch_skips = 0
+
+    def _observe_outliers(self, report: Report) -> bool:
+        steps, self.last_step = report.step - self.last_step, report.step
+        # Early norms are tiny and grow: nearly every one is an outlier to those before it.
+        if report.step - steps < max(self.warmup_end, SETTLED * self.facts.max_train_steps):
+            return False
+        if math.isnan(report.outlier_norm_rate):
+            return False  # nobody measured the norms
+        self.outlier_steps += steps
+        self.outliers += steps * report.outlier_norm_rate
+        if self.outlier_steps >= OUTLIER_STEPS:
+            self.outlier_rate = self.outliers / self.outlier_steps
+            self.outlier_steps, self.outliers = 0, 0.0
+            return True
+        return False
+
+    def _observe_gradients(self, report: Report) -> bool:
+        for i, (norm, count) in enumerate(
+            zip(report.bin_grad_norm, report.bin_grad_count, strict=True)
+        ):
+            if count and math.isfinite(norm):
+                self.grad_square_sum[i] += norm * norm * count
+                self.grad_count[i] += count
+        if sum(self.grad_count) < GRADIENT_SAMPLES:
+            return False
+        squares = [
+            total / n if n else math.nan
+            for total, n in zip(self.grad_square_sum, self.grad_count, strict=True)
+        ]
+        whole = sum(square for square in squares if not math.isnan(square))
+        self.grad_share = [
+            square / whole if 0 < whole < math.inf else math.nan for square in squares
+        ]
+        self.grad_square_sum = [0.0] * self.num_bins
+        self.grad_count = [0] * self.num_bins
+        return True
+
+    def _observe_losses(self, report: Report) -> bool:
+        rows = zip(report.bin_loss, report.bin_count, report.bin_nonfinite, strict=True)
+        for i, (loss, count, nonfinite) in enumerate(rows):
+            if count > nonfinite:
+                self.pending_sum[i] += loss * (count - nonfinite)
+                self.pending_count[i] += count - nonfinite
+        if sum(self.pending_count) < SAMPLES_PER_BIN * self.num_bins:
+            return False
+        self._close_window(report.step)
+        return True
+
+    def _observe_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        self.kappa = evaluation.kappa
+        self.lr_gauge = (
+            lr_gauge_octaves(self.facts, step, self.kappa) if self.is_learning else None
+        )
+
+    def _close_window(self, step: int) -> None:
+        counts = zip(self.pending_sum, self.pending_count, strict=True)
+        bin_loss = [total / n if n else math.nan for total, n in counts]
+        # A bin that drew no sample keeps its last mean: the loss must not jump with the draw.
+        self.latest_bin_loss = [
+            old if math.isnan(new) else new
+            for old, new in zip(self.latest_bin_loss, bin_loss, strict=True)
+        ]
+        loss = self._judged_mean(self.latest_bin_loss)
+        self.num_windows += 1
+        self.recent_losses = [*self.recent_losses[1 - CURRENT_WINDOWS :], loss]
+        self.recent_bin_loss = [*self.recent_bin_loss[1 - CURRENT_WINDOWS :], bin_loss]
+        self.long_losses = [*self.long_losses[1 - LONG_WINDOWS :], bin_loss]
+        self.window_steps, self.window_end = step - self.window_end, step
+        self.min_loss = min(self.min_loss, loss)
+        self.min_bin_loss = [
+            low if math.isnan(value) else min(low, value)
+            for low, value in zip(self.min_bin_loss, bin_loss, strict=True)
+        ]
+        self.max_lost_progress = max(self.max_lost_progress, self._lost_progress(loss))
+        if math.isfinite(loss):
+            # Cut off at that of the output 0: a loss that came down from 1e5 to there, and stays,
+            # would read as falling for ever, and leave no digits for the rest.
+            self._log_loss.add(self.num_windows, math.log(max(min(loss, self.zero), 1e-300)))
+            if step - self.window_steps >= self.warmup_end:
+                self._loss.add(math.log2(step - self.window_steps / 2), min(loss, self.zero))
+        self.pending_sum = [0.0] * self.num_bins
+        self.pending_count = [0] * self.num_bins
+
+    # --- what the rules ask -------------------------------------------------------------------
+
+    def _judged_mean(self, values: Sequence[float]) -> float:
+        """Mean over the judged bins whose value is known; NaN without any."""
+        known = [values[i] for i in self.judged_bins if not math.isnan(values[i])]
+        return sum(known) / len(known) if known else math.nan
 
     @property
     def has_progress_to_make(self) -> bool:
@@ -110,76 +300,25 @@ class TrialWindow:
         return self.constant - self.isotropic >= MIN_PROGRESS * self.constant
 
     @property
-    def isotropic(self) -> float:
-        """L_iso over the judged bins."""
-        return self._judged_mean(self.facts.reference.bin_isotropic)
-
-    def _judged_mean(self, values: Sequence[float]) -> float:
-        """Mean over the judged bins whose value is known; NaN without any."""
-        known = [values[i] for i in self.judged_bins if not math.isnan(values[i])]
-        return statistics.fmean(known) if known else math.nan
-
-    def worst_judged_bin(self, badness: Array) -> int | None:
-        """Index of the largest finite value among the judged bins, the noisiest of equals."""
-        usable = np.full(self.num_bins, -math.inf)
-        judged = self.judged_bins
-        usable[judged] = np.where(np.isfinite(badness), badness, -math.inf)[judged]
-        if not np.isfinite(usable).any():
-            return None
-        return int(len(usable) - 1 - usable[::-1].argmax())
-
-    def observe(self, report: Report) -> bool:
-        """Take in a report. True if it completed a window."""
-        self._observe_skips(report)
-        if math.isfinite(report.grad_norm_median):
-            self.grad_norms.append(report.grad_norm_median)
-        rows = zip(report.bin_loss, report.bin_count, report.bin_nonfinite, strict=True)
-        for index, (loss, count, nonfinite) in enumerate(rows):
-            if count > nonfinite:
-                self.pending_sum[index] += loss * (count - nonfinite)
-                self.pending_count[index] += count - nonfinite
-        if sum(self.pending_count) < SAMPLES_PER_BIN * self.num_bins:
-            return False
-        self._close_window(report.step)
-        return True
-
-    def _observe_skips(self, report: Report) -> None:
-        self.stretch_steps += report.step - self.last_step
-        self.stretch_skips += report.nonfinite_steps + report.scaler_skips
-        self.last_step = report.step
-        if self.stretch_steps >= STRETCH_STEPS:
-            self.skipped_share = self.stretch_skips / self.stretch_steps
-            self.stretch_steps = self.stretch_skips = 0
-
-    def _close_window(self, step: int) -> None:
-        counts = zip(self.pending_sum, self.pending_count, strict=True)
-        bin_loss = tuple(total / n if n else math.nan for total, n in counts)
-        # A bin that drew no sample keeps its last mean: the loss must not jump with the draw.
-        self.latest_bin_loss = [
-            old if math.isnan(new) else new
-            for old, new in zip(self.latest_bin_loss, bin_loss, strict=True)
-        ]
-        loss = self._judged_mean(self.latest_bin_loss)
-        self.losses.append(loss)
-        self.window_steps, self.window_end = step - self.window_end, step
-        self.recent_bin_loss = [*self.recent_bin_loss[-(CURRENT_WINDOWS - 1) :], bin_loss]
-        self.min_loss = min(self.min_loss, loss)
-        self.min_bin_loss = [
-            low if math.isnan(value) else min(low, value)
-            for low, value in zip(self.min_bin_loss, bin_loss, strict=True)
-        ]
-        self.max_lost_progress = max(self.max_lost_progress, self._lost_progress(loss))
-        self._clear_pending()
-
-    def _clear_pending(self) -> None:
-        self.pending_sum = [0.0] * self.num_bins
-        self.pending_count = [0] * self.num_bins
-
-    @property
     def current_loss(self) -> float:
         """Mean of the last two windows; NaN before the first."""
-        recent = self.losses[-CURRENT_WINDOWS:]
+        recent = self.recent_losses
         return sum(recent) / len(recent) if recent else math.nan
+
+    @property
+    def rise(self) -> float:
+        """Largest batch loss so far, warm-up included, over that of the untrained model or that of
+        the output 0, whichever is larger; NaN where the first batch's is not known."""
+        start = self.first_batch_loss
+        if not start < math.inf:
+            return math.nan
+        return self.max_batch_loss / max(self.zero, start, 1e-300)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the loss has come down to where only a model that learns can be, and stayed."""
+        alive = self.constant - ALIVE_SHARE * (self.constant - self.isotropic)
+        return self.current_loss < alive and self.lost_progress <= LOST_SHARE
 
     @property
     def lost_progress(self) -> float:
@@ -189,57 +328,106 @@ class TrialWindow:
         has hardly moved from losing "all" of nothing. Of the last window and the mean of the last
         two the lower one counts: a steeply falling loss is below its own mean.
         """
-        if not self.losses:
+        if not self.recent_losses:
             return math.nan
-        return self._lost_progress(min(self.current_loss, self.losses[-1]))
+        return self._lost_progress(min(self.current_loss, self.recent_losses[-1]))
 
     def _lost_progress(self, loss: float) -> float:
         possible = self.constant - self.isotropic
         return (loss - self.min_loss) / max(self.constant - self.min_loss, 0.5 * possible)
 
     @property
-    def bin_lost_progress(self) -> Array:
+    def bin_lost_progress(self) -> list[float]:
         """lost_progress of every bin on its own, ``[K]``; NaN for a bin without samples."""
         reference = self.facts.reference
-        constant = np.array(reference.bin_constant)
-        low = np.array(self.min_bin_loss)
-        scale = np.maximum(constant - low, 0.5 * (constant - np.array(reference.bin_isotropic)))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            lost: Array = (self.current_bin_loss - low) / np.maximum(scale, 1e-12)
-        return lost
+        rows = zip(
+            self.current_bin_loss,
+            self.min_bin_loss,
+            reference.bin_constant,
+            reference.bin_isotropic,
+            strict=True,
+        )
+        return [
+            (current - low) / max(constant - low, 0.5 * (constant - isotropic), 1e-12)
+            for current, low, constant, isotropic in rows
+        ]
 
     @property
-    def current_bin_loss(self) -> Array:
+    def current_bin_loss(self) -> list[float]:
         """Mean of the last two windows per bin, ``[K]``; NaN for a bin without samples."""
-        recent = np.array(self.recent_bin_loss)
-        seen = np.isfinite(recent)
-        with np.errstate(invalid="ignore"):
-            mean: Array = np.where(seen, recent, 0).sum(0) / seen.sum(0)
-        return mean
+        return _means(self.recent_bin_loss, self.num_bins)
+
+    @property
+    def long_bin_loss(self) -> list[float]:
+        """Mean of the last ten windows per bin, ``[K]``; NaN for a bin without samples."""
+        return _means(self.long_losses, self.num_bins)
 
     @property
     def typical_grad_norm(self) -> float:
-        """Median over reports of their median norm before clipping; NaN before the first."""
+        """Median over the last 200 reports of their median norm before clipping; NaN before."""
         return statistics.median(self.grad_norms) if self.grad_norms else math.nan
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the study has told what other trials of the same model reached."""
+        return bool(self.facts.reached)
+
+    def reachable(self, step: float) -> float:
+        """The loss that a sound trial has at most, in the end or after ``step`` steps: L_iso, or
+        what the best earlier trial of the same model had by then, if that is higher.
+
+        Many models are too small for their data to come below L_iso.
+        """
+        peer = self.isotropic
+        for reached_step, loss in self.facts.reached:
+            if reached_step > step:
+                break
+            peer = PEER_SLACK * loss
+        return max(self.isotropic, peer)
+
+    @property
+    def peer_ratio(self) -> float:
+        """How many times L_iso counts as sound for this model so far, 1 at least."""
+        return self.reachable(self.last_step) / self.isotropic
 
     def log_loss_slope_t(self, share: float, min_windows: int) -> float:
         """t statistic of the slope of log loss over the last ``share`` of the windows.
 
         NaN with fewer than ``min_windows`` windows. Strongly negative means still falling.
         """
-        count = max(min_windows, math.ceil(share * len(self.losses)))
-        if len(self.losses) < count:
-            return math.nan
-        log_loss = np.log(np.array(self.losses[-count:]))
-        time = np.arange(count) - (count - 1) / 2
-        slope = float(time @ log_loss / (time @ time))
-        residual = log_loss - log_loss.mean() - slope * time
-        error = math.sqrt(float(residual @ residual) / (count - 2) / float(time @ time))
-        return slope / max(error, 1e-12)
+        line = self._log_loss.line(max(min_windows, math.ceil(share * len(self._log_loss))))
+        return math.nan if line is None else line.slope_t
+
+    def loss_line(self, share: float, min_windows: int) -> Line | None:
+        """Loss over log2 step, through the last ``share`` of the windows after warm-up."""
+        return self._loss.line(max(min_windows, math.ceil(share * len(self._loss))))
+
+    def worst_judged_bin(self, badness: Sequence[float]) -> int | None:
+        """Index of the largest finite value among the judged bins, the noisiest of equals."""
+        usable = [(badness[i], i) for i in self.judged_bins if math.isfinite(badness[i])]
+        return max(usable)[1] if usable else None
+
+    # --- checkpoints --------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "facts"}
+        # Copies: what is pending is added to in place.
+        return {
+            **{name: copy.deepcopy(getattr(self, name)) for name in self._STATE},
+            "log_loss": self._log_loss.state_dict(),
+            "loss": self._loss.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in self._STATE:
+            setattr(self, name, copy.deepcopy(state[name]))
+        self._log_loss.load_state_dict(state["log_loss"])
+        self._loss.load_state_dict(state["loss"])
+
+
+def _means(rows: Sequence[Sequence[float]], num_bins: int) -> list[float]:
+    """Column means of ``rows`` over known values; NaN for a column without any."""
+    means = []
+    for i in range(num_bins):
+        known = [row[i] for row in rows if not math.isnan(row[i])]
+        means.append(sum(known) / len(known) if known else math.nan)
+    return means

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights whose decay follows a schedule.
 
-A fixed decay remembers where training began: with 0.9999 the initial weights still carry 82%
-after 2,000 steps. Both schedules forget it.
+A ``fixed`` decay remembers where training began: with 0.9999 the initial weights still carry 82%
+after 2,000 steps. The ``ramped`` and ``power`` schedules forget it.
 """
 
 from __future__ import annotations
@@ -103,6 +103,12 @@ def power_exponent(sigma_rel: float) -> float:
     return float(roots.real.max())
 
 
+def fixed_decay(step: int, decay: float) -> float:
+    """The same at every step: long runs only, for the initial weights fade as decay^step."""
+    del step
+    return decay
+
+
 EMA_SCHEDULES: dict[str, Callable[[float, float], DecaySchedule]] = {
     "ramped": lambda max_decay, sigma_rel: functools.partial(  # noqa: ARG005
         ramped_decay, max_decay=max_decay
@@ -110,5 +116,6 @@ EMA_SCHEDULES: dict[str, Callable[[float, float], DecaySchedule]] = {
     "power": lambda max_decay, sigma_rel: functools.partial(  # noqa: ARG005
         power_decay, exponent=power_exponent(sigma_rel)
     ),
+    "fixed": lambda decay, sigma_rel: functools.partial(fixed_decay, decay=decay),  # noqa: ARG005
 }
 """Name -> schedule from (ema_decay, ema_sigma_rel), of which each looks at one."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,9 +18,16 @@ from torch.func import functional_call
 from stabsearch.diffusion.objective import Objective, per_sample_loss
 from stabsearch.diffusion.reference_loss import ReferenceCurves
 from stabsearch.records import Evaluation
-from stabsearch.training.ema import Ema
 
 ROWS_PER_FORWARD = 1024
+
+
+class Averages(Protocol):
+    """Averaged weights."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for torch.func.functional_call."""
+        ...
 
 
 class EvaluationGrid:
@@ -63,33 +71,59 @@ class EvaluationGrid:
         )
         self._timesteps = timesteps.to(device)
         self._num_bins = num_bins
-        self._score = functools.partial(
-            curves.score, timesteps=timesteps.numpy(), bin_edges=bin_edges
-        )
+        self.rows_per_bin = rows_per_bin
+        rows = timesteps.numpy()
+        self._score = functools.partial(curves.score, timesteps=rows, bin_edges=bin_edges)
+        self._x0_error = functools.partial(curves.x0_error, timesteps=rows, bin_edges=bin_edges)
+        order = torch.randperm(len(timesteps), generator=generator)
+        self._shuffled_timesteps = self._timesteps[order.to(device)]
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, ema: Ema | None, autocast: torch.autocast) -> Evaluation:
-        """Loss and score with the raw and with the EMA weights; both raw if there is no EMA."""
+    def evaluate(
+        self,
+        model: nn.Module,
+        ema: Averages | None,
+        autocast: torch.autocast,
+        *,
+        shuffles_timesteps: bool = False,
+    ) -> Evaluation:
+        """Loss and score with the raw and with the EMA weights; both raw if there is no EMA.
+
+        ``shuffles_timesteps`` asks for the loss under wrong timesteps too: a model that does not
+        look at the timestep does not mind.
+        """
         was_training = model.training
         model.eval()
         raw = self._row_losses(model, None, autocast)
         averaged = raw if ema is None else self._row_losses(model, ema.tensors(), autocast)
+        shuffled = None
+        if shuffles_timesteps:
+            wrong = self._shuffled_timesteps
+            shuffled = float(self._row_losses(model, None, autocast, wrong).mean())
         model.train(was_training)
         return Evaluation(
             bin_loss_raw=self._bin_means(raw),
             bin_loss_ema=self._bin_means(averaged),
             score_raw=self._score(raw),
             score_ema=self._score(averaged),
+            bin_x0_error=self._x0_error(raw),
+            shuffled_loss=shuffled,
         )
 
     def _row_losses(
-        self, model: nn.Module, weights: dict[str, Tensor] | None, autocast: torch.autocast
+        self,
+        model: nn.Module,
+        weights: dict[str, Tensor] | None,
+        autocast: torch.autocast,
+        timesteps: Tensor | None = None,
     ) -> NDArray[np.float64]:
+        """Loss ``[R]``; ``timesteps[R]`` are told to the model in place of the true ones."""
+        timesteps = self._timesteps if timesteps is None else timesteps
         losses = []
         for start in range(0, len(self._timesteps), ROWS_PER_FORWARD):
             rows = slice(start, start + ROWS_PER_FORWARD)
             # A copy: a user's model may work in place, and the grid is for good.
-            inputs = (self._x_t[rows].clone(), self._timesteps[rows])
+            inputs = (self._x_t[rows].clone(), timesteps[rows])
             with autocast:
                 prediction = (
                     model(*inputs) if weights is None else functional_call(model, weights, inputs)

@@ -4,7 +4,7 @@ A step hands over tensors that the training loop has made anyway; nothing is com
 host waits for nothing. When the window ends, everything crosses to the host at once.
 """
 
-# B = batch, W = steps of a window, M = steps of it with sample gradients, K = timestep bins
+# B = batch, W = steps of a window, S = samples of it, K = timestep bins
 
 from __future__ import annotations
 
@@ -100,18 +100,17 @@ class Telemetry:
     def read(self) -> WindowTelemetry:
         """Sum up the observed window, and forget its steps."""
         steps, self._steps = self._steps, []
-        measured = [i for i, s in enumerate(steps) if s.squared_grad_norms is not None]
         # The window's waits for the device: one for the numbers, one for the timesteps.
         losses, squares, norms, coefs, clipped, clamped = _to_host(steps)
-        bins = self._bin_of_timestep[torch.stack([s.timesteps for s in steps]).cpu().numpy()]
+        bins = self._bin_of_timestep[torch.cat([s.timesteps for s in steps]).cpu().numpy()]
 
-        batch_loss = losses.mean(axis=1)
+        batch_loss = _batch_means(losses, [len(s.timesteps) for s in steps])
         is_loss_bad, is_norm_bad = ~np.isfinite(batch_loss), ~np.isfinite(norms)
         is_scaler_skip = is_norm_bad & ~is_loss_bad & self._scales_loss
         is_nonfinite = (is_loss_bad | is_norm_bad) & ~is_scaler_skip
         finite = np.isfinite(losses)
         first = int(is_nonfinite.argmax()) if is_nonfinite.any() else None
-        grad_norm, grad_count = self._bin_grad_norms(bins[measured], squares)
+        grad_norm, grad_count = self._bin_grad_norms(_measured(bins, steps), squares)
         return WindowTelemetry(
             bin_loss_sum=self._sum_in_bins(bins, np.where(finite, losses, 0)),
             bin_count=self._sum_in_bins(bins).astype(np.int64),
@@ -132,7 +131,7 @@ class Telemetry:
             scaler_skips=int(is_scaler_skip.sum()),
             first_nonfinite_step=first,
             first_nonfinite_bins=(
-                () if first is None else tuple(np.unique(bins[first][~finite[first]]).tolist())
+                () if first is None else _bins_of(first, np.where(finite, -1, bins), steps)
             ),
         )
 
@@ -169,17 +168,41 @@ class Telemetry:
 
 
 def _to_host(steps: Sequence[StepRecord]) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Losses ``[W, B]``, squared norms ``[M, B]``, then per step norm, coefficient, clipped and,
-    where there is one, the clamped fraction; in float64, by one transfer."""
-    samples = [s.sample_loss for s in steps]
-    samples += [s.squared_grad_norms for s in steps if s.squared_grad_norms is not None]
+    """Losses ``[S]``, squared norms of the samples that have one, then per step norm, coefficient,
+    clipped and, where there is one, the clamped fraction; in float64, by one transfer."""
+    losses = [s.sample_loss for s in steps]
+    squares = [s.squared_grad_norms for s in steps if s.squared_grad_norms is not None]
     scalars = [s.clip.grad_norm for s in steps]
     scalars += [s.clip.coef for s in steps]
     scalars += [s.clamped_fraction for s in steps if s.clamped_fraction is not None]
     clipped = torch.stack([s.clip.is_clipped for s in steps])  # apart: to mix types is slow
-    packed = torch.cat([*samples, clipped, torch.stack(scalars)]).double().cpu().numpy()
-    num_steps, batch_size = len(steps), len(samples[0])
-    rows = packed[: len(samples) * batch_size].reshape(-1, batch_size)
-    rest = packed[len(samples) * batch_size :]
-    is_clipped, norms, coefs = rest[: 3 * num_steps].reshape(3, num_steps)
-    return rows[:num_steps], rows[num_steps:], norms, coefs, is_clipped, rest[3 * num_steps :]
+    packed = torch.cat([*losses, *squares, clipped, torch.stack(scalars)]).double().cpu().numpy()
+    num_steps = len(steps)
+    ends = np.cumsum([sum(map(len, losses)), sum(map(len, squares)), *[num_steps] * 3])
+    losses_, squares_, is_clipped, norms, coefs, clamped = np.split(packed, ends)
+    return losses_, squares_, norms, coefs, is_clipped, clamped
+
+
+def _batch_means(losses: Array, lengths: Sequence[int]) -> Array:
+    """Mean ``[W]`` of every step's part of ``losses[S]``."""
+    if len(set(lengths)) == 1:
+        means: Array = losses.reshape(len(lengths), -1).mean(axis=1)
+        return means
+    starts = np.cumsum([0, *lengths[:-1]])  # the last batch of an epoch is often a small one
+    return np.array(np.add.reduceat(losses, starts) / lengths)
+
+
+def _measured(bins: NDArray[np.int64], steps: Sequence[StepRecord]) -> NDArray[np.int64]:
+    """Of ``bins[S]``, those of the samples whose gradient was measured."""
+    lengths = [len(s.timesteps) for s in steps]
+    found: NDArray[np.int64] = bins[
+        np.repeat([s.squared_grad_norms is not None for s in steps], lengths)
+    ]
+    return found
+
+
+def _bins_of(step: int, bins: NDArray[np.int64], steps: Sequence[StepRecord]) -> tuple[int, ...]:
+    """The different bins, without -1, of one step's part of ``bins[S]``."""
+    start = sum(len(s.timesteps) for s in steps[:step])
+    found = np.unique(bins[start : start + len(steps[step].timesteps)])
+    return tuple(found[found >= 0].tolist())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -35,13 +34,18 @@ from stabsearch.training.batches import Batch, Batches
 from stabsearch.training.clipping import make_clipper
 from stabsearch.training.ema import make_ema
 from stabsearch.training.evaluation import EvaluationGrid
+from stabsearch.training.frozen import FrozenParameters
 from stabsearch.training.gradient_norms import probe_squared_norms
 from stabsearch.training.lr_schedule import lr_factor, lr_warmup_steps
 from stabsearch.training.optimizer_step import OptimizerStep
 from stabsearch.training.optimizers import make_optimizer
 from stabsearch.training.sample_gradients import GradientProbe, SampleGradients, probe_chunk
-from stabsearch.training.telemetry import StepObserver, StepRecord, Telemetry, WindowTelemetry
+from stabsearch.training.telemetry import StepObserver, StepRecord, Telemetry
+from stabsearch.training.window_report import window_report
 
+TIMESTEP_PROBES_AT = (0.25, 0.5, 1.0)
+"""Shares of the budget from which the next evaluation also asks with wrong timesteps, and the
+weights are looked through for such that have not moved."""
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -92,6 +96,7 @@ class Trainer:
         self._telemetry = Telemetry(bin_edges, scales_loss=spec.precision == "fp16")
         self._sample_gradients = SampleGradients(self._model, spec.grad_norm_every)
         self._gradient_probe = GradientProbe(self._data, bin_edges, seed, spec.max_train_steps)
+        self._frozen = FrozenParameters(self._model)
         self._facts = TrialFacts(
             max_train_steps=spec.max_train_steps,
             lr_warmup_steps=lr_warmup_steps(
@@ -108,6 +113,16 @@ class Trainer:
                 bin_edges,
             ),
             reference=curves.in_bins(bin_edges),
+            learning_rate=spec.learning_rate,
+            lr_schedule=spec.lr_schedule,
+            optimizer=spec.optimizer,
+            prediction_type=spec.prediction_type,
+            ema_schedule=None if self._ema is None else spec.ema_schedule,
+            ema_decay=spec.ema_decay,
+            ema_sigma_rel=None if self._ema is None else spec.ema_sigma_rel,
+            eval_rows=self._grid.rows_per_bin,
+            terminal_kl=schedule.terminal_kl(data.statistics.second_moment),
+            schedule_error=self._objective.schedule_error,
         )
 
     @property
@@ -131,7 +146,17 @@ class Trainer:
         cosines = self._bin_grad_cosines(first)
         evaluation = self.evaluate() if self._is_evaluation_due() else None
         self._train_seconds += time.perf_counter() - started
-        return self._report(window, first, cosines, evaluation)
+        return window_report(
+            window,
+            first_step=first,
+            learning_rate=self._learning_rate(self.step - 1),
+            train_seconds=self._train_seconds,
+            evaluation=evaluation,
+            cosines=cosines,
+            frozen_parameters=(
+                self._frozen.names() if evaluation and self._is_probe_due() else ()
+            ),
+        )
 
     def train_steps(self, num_steps: int, observer: StepObserver) -> None:
         """Take ``num_steps`` optimizer steps."""
@@ -140,7 +165,12 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """Held-out loss on the study's fixed grid."""
-        return self._grid.evaluate(self._model, self._ema, self._autocast)
+        return self._grid.evaluate(
+            self._model,
+            self._ema,
+            self._autocast,
+            shuffles_timesteps=self._is_probe_due(),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the trajectory depends on; restoring it continues bit for bit on a CPU."""
@@ -155,6 +185,7 @@ class Trainer:
             "batches": self._batches.state_dict(),
             "telemetry": self._telemetry.state_dict(),
             "sample_gradients": self._sample_gradients.state_dict(),
+            "frozen": self._frozen.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": (
                 torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
@@ -173,6 +204,7 @@ class Trainer:
         self._batches.load_state_dict(state["batches"])
         self._telemetry.load_state_dict(state["telemetry"])
         self._sample_gradients.load_state_dict(state["sample_gradients"])
+        self._frozen.load_state_dict(state["frozen"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
@@ -268,49 +300,10 @@ class Trainer:
     def _is_evaluation_due(self) -> bool:
         return self.step % self.spec.eval_every == 0 or self.is_finished
 
-    def _report(
-        self,
-        window: WindowTelemetry,
-        first_step: int,
-        cosines: tuple[tuple[float, ...], ...] | None,
-        evaluation: Evaluation | None,
-    ) -> Report:
-        # Lists: for a window's few numbers Python is several times as fast as numpy.
-        has_norm = np.isfinite(window.grad_norm)
-        grad_norm = window.grad_norm[has_norm].tolist()
-        coef = window.clip_coef[has_norm].tolist()
-        finite_count = window.bin_count - window.bin_nonfinite
-        with np.errstate(invalid="ignore", divide="ignore"):
-            bin_loss = window.bin_loss_sum / finite_count
-        first = window.first_nonfinite_step
-        return Report(
-            step=self.step,
-            learning_rate=self._learning_rate(self.step - 1),
-            loss=_reduced(statistics.fmean, bin_loss[finite_count > 0].tolist()),
-            bin_loss=tuple(bin_loss.tolist()),
-            bin_count=tuple(window.bin_count.tolist()),
-            bin_nonfinite=tuple(window.bin_nonfinite.tolist()),
-            max_batch_loss=_reduced(
-                max, window.batch_loss[np.isfinite(window.batch_loss)].tolist()
-            ),
-            grad_norm_median=_reduced(statistics.median, grad_norm),
-            grad_norm_max=_reduced(max, grad_norm),
-            clip_rate=_reduced(statistics.fmean, window.is_clipped[has_norm].tolist()),
-            clip_coef_mean=_reduced(statistics.fmean, coef),
-            clip_coef_cv=_reduced(_standard_deviation, coef)
-            / (_reduced(statistics.fmean, coef) or math.nan),
-            outlier_norm_rate=window.outlier_norm_rate,
-            clamped_fraction=window.clamped_fraction,
-            bin_grad_norm=tuple(window.bin_grad_norm.tolist()),
-            bin_grad_count=tuple(window.bin_grad_count.tolist()),
-            bin_grad_cosine=cosines,
-            nonfinite_steps=window.nonfinite_steps,
-            scaler_skips=window.scaler_skips,
-            first_nonfinite_step=None if first is None else first_step + first + 1,
-            first_nonfinite_bins=window.first_nonfinite_bins,
-            train_seconds=self._train_seconds,
-            evaluation=evaluation,
-        )
+    def _is_probe_due(self) -> bool:
+        """Whether this evaluation is the first one at or after one of the probes' times."""
+        budget, last = self.spec.max_train_steps, self.step - self.spec.eval_every
+        return any(last < share * budget <= self.step for share in TIMESTEP_PROBES_AT)
 
 
 def compares_total_norm(spec: TrainerSpec) -> bool:
@@ -327,17 +320,6 @@ def bin_shares(values: NDArray[np.float64], bin_edges: tuple[int, ...]) -> tuple
     """Every bin's share of the sum of ``values[T]``, ``[K]``."""
     sums = (float(values[low:high].sum()) for low, high in itertools.pairwise(bin_edges))
     return tuple(total / float(values.sum()) for total in sums)
-
-
-def _standard_deviation(values: list[float]) -> float:
-    """Of the values themselves (statistics.pstdev is exact, and 20 times slower)."""
-    mean = statistics.fmean(values)
-    return math.sqrt(statistics.fmean([(value - mean) ** 2 for value in values]))
-
-
-def _reduced(function: Callable[[list[Any]], float], values: list[Any]) -> float:
-    """``function(values)``, or NaN for none."""
-    return float(function(values)) if len(values) else float("nan")
 
 
 def choose_device(device: str) -> torch.device:

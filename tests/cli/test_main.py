@@ -11,7 +11,7 @@ from stabsearch.cli import main as cli
 from stabsearch.errors import ClusterError, ResultsError, SpecError, StudyAborted
 
 COMMANDS = (
-    *("run", "validate", "init", "schema"),
+    *("run", "validate", "init", "schema", "check-sampler"),
     *("recommend", "plot"),
     *("submit", "status", "logs", "stop", "fetch", "list"),
 )

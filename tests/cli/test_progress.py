@@ -52,6 +52,7 @@ def record(trial_id: str = "0000-0", **changes) -> TrialRecord:
         "score_raw": None,
         "eval_loss": None,
         "kappa": None,
+        "lr_gauge_octaves": None,
         "constant_score": None,
         "clip_rate": None,
         "grad_norm_median": None,
@@ -115,6 +116,15 @@ def test_log_form_is_chosen_for_a_file_and_live_form_for_a_terminal():
     assert isinstance(progress_for(terminal), LiveProgress)
 
 
+@pytest.mark.parametrize("form", [LogProgress, LiveProgress])
+def test_what_the_sampler_s_check_found_is_said_at_the_start(form, clock):
+    console = Console(file=io.StringIO(), width=60)
+    progress = form(console, clock)
+    progress.on_study_start(overview(sampler=("sampler my:heun is wrong [here]",)))
+
+    assert "sampler my:heun is wrong [here]" in console.file.getvalue()
+
+
 def test_finished_trial_is_one_log_line_however_narrow_the_console(log, clock):
     log.on_study_start(overview())
     log.on_trial_start(record("0011-0"))
@@ -165,7 +175,7 @@ def test_a_lower_score_that_is_not_stable_is_not_the_best():
         (stable("0000-0", 0.61234), "STABLE  score 0.612"),
         (
             stable("0000-0", 0.6, severity=Severity.PENALISE, rule="R1d", reason="spiked."),
-            "UNSTABLE  score 0.6  R1d  spiked",
+            "POOR  score 0.6  R1d  spiked",
         ),
         (
             pruned("0000-0", outcome=Outcome.STOPPED, rule="R1c", reason="never moved"),

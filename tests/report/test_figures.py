@@ -9,8 +9,15 @@ from matplotlib.image import imread
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.recommend.pick import recommend
-from stabsearch.records import Outcome, Recommendation, Severity, Symptom
-from stabsearch.report.figures import STYLE, draw_map, write_map
+from stabsearch.recommend.words import SYMPTOM_WORDS
+from stabsearch.records import DIVERGENCES, Outcome, Recommendation, Severity, Symptom
+from stabsearch.report.figures import (
+    OTHER_SYMPTOM_MARKER,
+    STYLE,
+    SYMPTOM_MARKERS,
+    draw_map,
+    write_map,
+)
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
@@ -79,6 +86,45 @@ def test_a_network_killed_by_its_rate_is_drawn_as_unstable(tmp_path):
     assert "unstable: never learned, its rate too high (11)" in labels
     assert "did not learn (3)" in labels
     assert "28 stable, 15 unstable" in figure.get_suptitle()
+
+
+POOR = [
+    Symptom.LOSS_STUCK,
+    Symptom.NOISY_TIMESTEPS_HIGH,
+    Symptom.TIME_BLIND,
+    Symptom.EARLY_TIMESTEP_DOMINATION,
+    Symptom.LATE_TIMESTEP_DOMINATION,
+    Symptom.TIMESTEP_DOMINATION,
+    Symptom.DEAD_TIMESTEPS,
+]
+"""Penalised, and no divergence."""
+
+
+def test_a_poor_setting_is_told_apart_from_an_unstable_one(tmp_path):
+    records = [
+        synthetic.record(i, symptom=str(symptom), severity=Severity.PENALISE)
+        for i, symptom in enumerate(POOR)
+    ]
+    results = results_of(tmp_path, [*synthetic.draw(8), *records])
+
+    with mpl.rc_context(STYLE):
+        figure = draw_map(results, recommend(results))
+        figure.draw_without_rendering()
+
+    legend = figure.legends[0]
+    labels = [text.get_text() for text in legend.get_texts()]
+    for symptom in POOR:
+        assert f"not called stable: {SYMPTOM_WORDS[symptom]} (1)" in labels
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert legend.get_window_extent().y0 >= figure.bbox.y0
+
+
+def test_every_symptom_has_a_marker_of_its_own():
+    markers = list(SYMPTOM_MARKERS.values())
+
+    assert set(SYMPTOM_MARKERS) == {*DIVERGENCES, Symptom.NOT_LEARNING, *POOR}
+    assert len(set(markers)) == len(markers)
+    assert not {"o", "8", "h", "p", "D", OTHER_SYMPTOM_MARKER} & set(markers)
 
 
 def test_the_edge_is_a_smooth_line(drawn):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stabsearch.records import ReferenceLoss, Report, TrialFacts
+from stabsearch.records import Evaluation, ReferenceLoss, Report, TrialFacts
 
 NUM_BINS = 4
 REFERENCE = ReferenceLoss(
@@ -30,6 +30,16 @@ def facts(**changes):
         "bin_edges": (0, 250, 500, 750, 1000),
         "bin_share": (1 / NUM_BINS,) * NUM_BINS,
         "reference": REFERENCE,
+        "learning_rate": 1e-3,
+        "lr_schedule": "constant",
+        "optimizer": "adamw",
+        "prediction_type": "epsilon",
+        "ema_schedule": "ramped",
+        "ema_decay": 0.9999,
+        "ema_sigma_rel": 0.1,
+        "eval_rows": 100,
+        "terminal_kl": 1e-5,
+        "schedule_error": 1e-7,
     }
     return TrialFacts(**fields | changes)
 
@@ -60,6 +70,9 @@ def report(step, loss, **changes):
         "first_nonfinite_bins": (),
         "train_seconds": 0.0,
         "evaluation": None,
+        "batch_losses": (loss,),
+        "grad_norms": (1.0,),
+        "frozen_parameters": (),
     }
     return Report(**fields | changes)
 
@@ -79,3 +92,16 @@ def nan_report(step, first_step, bins=(3,)):
 def curve(losses, report_every=25):
     """One report per loss, at steps report_every, 2 report_every, ..."""
     return [report((i + 1) * report_every, loss) for i, loss in enumerate(losses)]
+
+
+def evaluation(losses, *, kappa=1.0, **changes):
+    """Held-out losses of the four bins; those of the averaged weights are kappa times them."""
+    fields = {
+        "bin_loss_raw": tuple(losses),
+        "bin_loss_ema": tuple(kappa * loss for loss in losses),
+        "score_raw": 2.0,
+        "score_ema": 2.0,
+        "bin_x0_error": (0.5,) * NUM_BINS,
+        "shuffled_loss": None,
+    }
+    return Evaluation(**fields | changes)

@@ -13,7 +13,7 @@ DYING = [1.0, 0.7, 0.4, 0.3, 0.25, 0.45, 0.45, 0.9, 0.9, 0.9, 0.9, 0.9]
 
 def test_a_finding_is_said_once_and_again_only_when_it_gets_worse():
     analyzer = Analyzer(facts())
-    said = [(v.rule, v.severity) for r in curve(DYING) for v in analyzer.judge(r)]
+    said = [(v.rule, v.severity) for r in curve(DYING) for v in analyzer.judge(r).verdicts]
 
     assert said == [("R1b", Severity.PENALISE), ("R1b", Severity.PRUNE), ("R1c", Severity.PRUNE)]
 
@@ -33,7 +33,7 @@ def test_restored_analyzer_judges_as_the_original_would():
 
 def test_every_verdict_carries_its_evidence():
     analyzer = Analyzer(facts())
-    for verdict in (v for r in curve(DYING) for v in analyzer.judge(r)):
+    for verdict in (v for r in curve(DYING) for v in analyzer.judge(r).verdicts):
         assert verdict.value > verdict.threshold
         assert verdict.step % 25 == 0
         assert verdict.timestep_bin is not None

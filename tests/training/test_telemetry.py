@@ -148,3 +148,22 @@ def test_reading_forgets_the_window():
         window = window_of([step([expected], [0])], telemetry)
 
         assert window.bin_loss_sum.tolist() == [expected, 0.0, 0.0]
+
+
+def test_batches_of_different_sizes_make_a_window():
+    """As the last batch of an epoch does."""
+    window = window_of(
+        [
+            step([1.0, 2.0, 3.0], [0, 4, 9], squares=[1.0, 4.0, 9.0]),
+            step([5.0, math.nan], [0, 8]),
+            step([6.0], [4], squares=[16.0]),
+        ]
+    )
+
+    assert window.batch_loss.tolist() == pytest.approx([2.0, math.nan, 6.0], nan_ok=True)
+    assert window.bin_loss_sum.tolist() == [6.0, 8.0, 3.0]
+    assert window.bin_count.tolist() == [2, 2, 2]
+    assert window.bin_nonfinite.tolist() == [0, 0, 1]
+    assert window.bin_grad_norm == pytest.approx([1.0, math.sqrt(10), 3.0])
+    assert window.bin_grad_count.tolist() == [1, 2, 1]
+    assert (window.first_nonfinite_step, window.first_nonfinite_bins) == (1, (2,))
