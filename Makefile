@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup search test test-slow check format bench objectives spaces truth clean
+.PHONY: help setup search test test-slow check format bench faults objectives spaces truth gate-truth clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,7 @@ bench: $(INSTALLED)  ## Measure what telemetry and ghost norms cost, and a whole
 	$(BIN)/python -m benchmarks.training_cost
 	$(BIN)/python -m benchmarks.compile_gain
 	$(BIN)/python -m benchmarks.search_overhead
+	$(BIN)/python -m benchmarks.judge_cost
 
 objectives: $(INSTALLED)  ## Train every prediction type x schedule x weighting (ten minutes).
 	$(BIN)/python -m benchmarks.objectives
@@ -58,8 +59,14 @@ objectives: $(INSTALLED)  ## Train every prediction type x schedule x weighting 
 spaces: $(INSTALLED)  ## Run every study file end to end and keep its answer (half an hour).
 	$(BIN)/python -m benchmarks.search_spaces
 
-truth: $(INSTALLED)  ## Train the demo's settings to the end without the gate; compare the verdicts.
+truth: $(INSTALLED)  ## Verdicts against grids of trials whose end is known (an hour of training once, then minutes).
+	$(BIN)/python -m benchmarks.truth
+
+gate-truth: $(INSTALLED)  ## Train the demo's settings to the end without the gate; compare the verdicts.
 	$(BIN)/python -m benchmarks.gate_truth
+
+faults: $(INSTALLED)  ## Put faults into healthy runs: are they named, and does the advice help? (ten minutes)
+	$(BIN)/python -m benchmarks.faults
 
 clean:  ## Remove the environment and caches; results stay.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

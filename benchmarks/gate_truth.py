@@ -151,7 +151,7 @@ def main() -> None:
     write_section(
         "gate_truth",
         "The gate's verdicts against training to the end",
-        f"`make truth`; {machine()}.\n\n"
+        f"`make gate-truth`; {machine()}.\n\n"
         f"The {study.trials} settings of `{STUDY.name}`, searched with the gate, then trained to "
         "the end without it. Pruned by the gate, of the settings that end OK (within u/2 of the "
         "best held-out loss), degraded, or unstable (dead, or a catastrophic excursion). "
