@@ -9,6 +9,7 @@ Timesteps are grouped into bins of equal count; bin 0 holds the least noisy ones
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -354,6 +355,18 @@ class Verdict:
     """One sentence with the numbers in it."""
     advice: str
     """What to try next."""
+
+
+def deciding_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """The worst verdict; of equals a divergence first, then the earliest.
+
+    None if nothing is wrong: a verdict that only steers decides nothing.
+    """
+    return min(
+        (v for v in verdicts if v.severity >= Severity.WARN),
+        key=lambda v: (-v.severity, not v.symptom.is_divergence, v.step, v.rule),
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,18 @@ from rich.text import Text
 
 from stabsearch.cli import plot
 from stabsearch.recommend.words import number, params_text
-from stabsearch.records import Outcome, Report, Severity, TrialFacts, TrialRecord, Verdict
+from stabsearch.records import (
+    Outcome,
+    Report,
+    Severity,
+    TrialFacts,
+    TrialRecord,
+    Verdict,
+    deciding_verdict,
+)
 from stabsearch.results.stored_trial import StoredTrial
 from stabsearch.stability.counterfactual import Counterfactual, Hindsight, in_words
-from stabsearch.stability.replay import Ending, Fate, deciding_verdict, ending_of, fate_of
+from stabsearch.stability.replay import Ending, Fate, ending_of, fate_of
 from stabsearch.stability.words import describe_gauge, describe_timesteps
 from stabsearch.thresholds import THRESHOLDS, Preset
 

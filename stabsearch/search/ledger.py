@@ -23,6 +23,7 @@ from stabsearch.records import (
     TrialFacts,
     TrialRecord,
     Verdict,
+    deciding_verdict,
 )
 from stabsearch.results.store import StudyStore
 from stabsearch.search.observer import StudyObserver
@@ -63,7 +64,7 @@ class LiveTrial:
     ) -> TrialRecord:
         """The trial as a row of trials.parquet."""
         reports = self.ordered_reports()
-        deciding = self._deciding_verdict()
+        deciding = deciding_verdict(self.verdicts.values())
         evaluation = next((r.evaluation for r in reversed(reports) if r.evaluation), None)
         return TrialRecord(
             trial_id=self.trial_id,
@@ -124,17 +125,6 @@ class LiveTrial:
         if self.reports and step <= next(reversed(self.reports)):
             self.reports = {s: r for s, r in self.reports.items() if s < step}
             self.verdicts = {k: v for k, v in self.verdicts.items() if v.step < step}
-
-    def _deciding_verdict(self) -> Verdict | None:
-        """The worst verdict; of equals a divergence first, then the earliest.
-
-        None if nothing is wrong: a verdict that only steers decides nothing.
-        """
-        return min(
-            (v for v in self.verdicts.values() if v.severity >= Severity.WARN),
-            key=lambda v: (-v.severity, not v.symptom.is_divergence, v.step, v.rule),
-            default=None,
-        )
 
 
 def make_trial_id(setting: int, seed: int) -> str:

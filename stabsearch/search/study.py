@@ -28,7 +28,7 @@ from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.search.peers import Peers
 from stabsearch.search.sampler_checks import SamplerChecks, check_study_sampler
 from stabsearch.spec import ResourcesSpec, StudySpec
-from stabsearch.thresholds import Preset, resolve
+from stabsearch.thresholds import resolve
 
 if TYPE_CHECKING:
     from stabsearch.diffusion.prepared_data import PreparedData
@@ -116,7 +116,7 @@ def _overview(
     num_workers: int,
     sampler_checks: SamplerChecks | None = None,
 ) -> StudyOverview:
-    limits = resolve(Preset(spec.analyzer.preset), spec.analyzer.thresholds)
+    limits = resolve(spec.analyzer.preset, spec.analyzer.thresholds)
     return StudyOverview(
         name=spec.name,
         path=spec.path,

@@ -21,6 +21,7 @@ from stabsearch.records import (
     TrialFacts,
     TrialRecord,
     Verdict,
+    deciding_verdict,
 )
 from stabsearch.stability.judges import make_judge
 
@@ -47,18 +48,6 @@ def judge_again(
 def verdicts_of(judged: Iterable[JudgedReport]) -> tuple[Verdict, ...]:
     """All verdicts, in the order in which they were said."""
     return tuple(verdict for item in judged for verdict in item.verdicts)
-
-
-def deciding_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The worst verdict; of equals a divergence first, then the earliest.
-
-    None if nothing is wrong: a verdict that only steers decides nothing.
-    """
-    return min(
-        (v for v in verdicts if v.severity >= Severity.WARN),
-        key=lambda v: (-v.severity, not v.symptom.is_divergence, v.step, v.rule),
-        default=None,
-    )
 
 
 class Ending(StrEnum):

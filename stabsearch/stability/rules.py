@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stabsearch.records import Evaluation, Report, Severity, Symptom
-from stabsearch.stability.window import ALIVE_SHARE, LATEST_START, SETTLED, News, TrialWindow
+from stabsearch.stability.window import SETTLED, News, TrialWindow
 
 Limits = Mapping[str, float]
 """Thresholds by name, as ``stabsearch.thresholds.resolve`` gives them."""
@@ -151,8 +151,7 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
     it may be as good as its model can be, so it only gets a warning.
     """
     facts = window.facts
-    start = min(2 * facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
-    if report.step < max(start, 0.1 * facts.max_train_steps):
+    if report.step < max(window.settled_warmup_end, 0.1 * facts.max_train_steps):
         return None
     current = window.current_loss
     bar = trivial_bar(window, limits["R1c.midpoint"])
@@ -166,8 +165,7 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
     if not (is_stuck or is_hopeless):
         return None
     has_diverged = is_hopeless or window.max_lost_progress > limits["R1b.penalise"]
-    possible = window.constant - window.isotropic
-    is_alive = not has_diverged and current < window.constant - ALIVE_SHARE * possible
+    is_alive = not has_diverged and current < window.alive_bar
     # One that blew up in its first steps and fell back to the output 0 has lost no window's worth.
     has_diverged |= window.rise > limits["R1d.excursion"] * _batch_noise(window) and not is_alive
     reference = facts.reference
@@ -708,8 +706,7 @@ def _settled_evaluation(
     facts, evaluation = window.facts, report.evaluation
     if evaluation is None or not math.isfinite(evaluation.loss_raw):
         return None
-    warmed_up = min(2 * facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
-    is_settled = report.step >= max(start * facts.max_train_steps, warmed_up)
+    is_settled = report.step >= max(start * facts.max_train_steps, window.settled_warmup_end)
     is_precise = facts.eval_rows >= MIN_ROWS_PER_BIN
     return evaluation if is_settled and is_precise and window.is_learning else None
 

@@ -107,6 +107,12 @@ class TrialWindow:
         """L_iso over the judged bins."""
         self.linear = self._judged_mean(reference.bin_linear)
         """L_lin over the judged bins."""
+        self.alive_bar = self.constant - ALIVE_SHARE * (self.constant - self.isotropic)
+        """Only a model that learns comes below this loss."""
+        self.settled_warmup_end = min(
+            2 * facts.lr_warmup_steps, LATEST_START * facts.max_train_steps
+        )
+        """When the peak learning rate has worked for as long as warm-up took."""
         self.warmup_end = min(facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
 
         self.num_windows = 0
@@ -317,8 +323,7 @@ class TrialWindow:
     @property
     def is_learning(self) -> bool:
         """Whether the loss has come down to where only a model that learns can be, and stayed."""
-        alive = self.constant - ALIVE_SHARE * (self.constant - self.isotropic)
-        return self.current_loss < alive and self.lost_progress <= LOST_SHARE
+        return self.current_loss < self.alive_bar and self.lost_progress <= LOST_SHARE
 
     @property
     def lost_progress(self) -> float:
