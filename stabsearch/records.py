@@ -106,6 +106,24 @@ class StoppedBy(StrEnum):
     """The stability gate, on a verdict of severity PRUNE."""
     RANK = "rank"
     """The inner scheduler, because other trials were ahead."""
+    GAUGE = "gauge"
+    """The scheduler: the learning-rate gauge said that its rate is far from the best."""
+    PROBE = "probe"
+    """The strategy that proposed it: a short trial that has answered its question."""
+
+
+class Purpose(StrEnum):
+    """Why a trial was started."""
+
+    SEARCH = "search"
+    """To find out how good and how stable its setting is, over the whole budget."""
+    PROBE = "probe"
+    """To find out, in the first part of the budget, on which side of the edge its setting lies
+    and how far from the best learning rate."""
+    CONFIRM = "confirm"
+    """To see whether the recommended setting holds under another seed."""
+    STRESS = "stress"
+    """To see whether the recommended setting holds at a higher learning rate."""
 
 
 class Action(StrEnum):
@@ -436,6 +454,13 @@ class TrialRecord:
     started_at: float
     """Unix time, seconds."""
     ended_at: float | None
+    purpose: Purpose = Purpose.SEARCH
+    clip_coef_mean: float | None = None
+    """What clipping left of the gradient, mean over the trial's steps; 1 where it never acted."""
+    constant_loss: float | None = None
+    """C0, the held-out loss of the best constant prediction, in the units of ``eval_loss``."""
+    loss_unit: float | None = None
+    """u = L_iso - L_lin, in the same units."""
 
     @property
     def is_stable(self) -> bool:
@@ -452,6 +477,14 @@ class TrialRecord:
         )
 
 
+class EdgeModel(StrEnum):
+    """What was fitted to the trials to find the edge."""
+
+    LOGISTIC = "logistic"
+    GAUSSIAN_PROCESS = "gaussian_process"
+    """Where failure does not grow with the learning rate: no slope, no extrapolation."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
     """Where, along the learning rate at fixed other params, half of the runs fail."""
@@ -464,6 +497,95 @@ class Edge:
     """95% quantile of lr50."""
     learning_rate_safe: float
     """lr05: the learning rate at which P(unstable), averaged over the posterior, is 0.05."""
+    learning_rate_safe_low: float
+    """5% quantile of the learning rate at which P(unstable) = 0.05."""
+    learning_rate_safe_high: float
+    """95% quantile of it."""
+    slope: float | None
+    """How fast the odds of failure grow: natural logarithm of their ratio per octave, posterior
+    median. None where the edge is not logistic."""
+    slope_low: float | None
+    """5% quantile of the slope."""
+    model: EdgeModel
+
+    @property
+    def half_width_octaves(self) -> float:
+        """Half of the 90% interval of lr50."""
+        return math.log2(self.learning_rate_high / self.learning_rate_low) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipEdge:
+    """The edge at one value of max_grad_norm, other params as recommended."""
+
+    max_grad_norm: float | None
+    edge: Edge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Horizon:
+    """What the trials say of a longer training of the recommended setting."""
+
+    steps: int
+    """The asked horizon."""
+    clean_steps: int
+    """Steps that trials of this setting, and of others at least as near to the edge, trained
+    without a catastrophic event."""
+    events: int
+    """Catastrophic events in trials of this setting or of lower learning rates."""
+    p_fail_bound: float
+    """95% upper bound of P(fail by ``steps``) under a constant hazard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The recommended setting on more seeds, and at a higher learning rate."""
+
+    num_seeds: int
+    """Seeds that trained the setting to the end, or became unstable in it."""
+    num_stable: int
+    stress_octaves: float
+    stress_learning_rate: float
+    num_stress_seeds: int
+    num_stress_stable: int
+    num_asked: int
+    """Seeds that the study asks of each."""
+    p_fail_bound: float | None
+    """95% upper bound of P(unstable) of the setting, under monotonicity and the lower 5% quantile
+    of the fitted slope; None if there is no such bound."""
+    moved_from: tuple[int, ...]
+    """Settings that were recommended before and did not hold, the first one first."""
+
+    @property
+    def is_complete(self) -> bool:
+        return min(self.num_seeds, self.num_stress_seeds) >= self.num_asked
+
+    @property
+    def has_held(self) -> bool:
+        """Everything that was asked for ended, and stable."""
+        return (
+            self.is_complete
+            and self.num_stable == self.num_seeds
+            and self.num_stress_stable == self.num_stress_seeds
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stabiliser:
+    """How far a searched parameter moves the edge, from the trials."""
+
+    param: str
+    value: ParamValue
+    """The value that the edge is highest at."""
+    against: ParamValue
+    """The value that it is lowest at."""
+    octaves: float
+    """How far the edge is higher at ``value`` than at ``against``."""
+    octaves_low: float
+    """5% quantile."""
+    octaves_high: float
+    """95% quantile."""
+    num_trials: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -519,6 +641,21 @@ class Recommendation:
     unstable_trial_ids: tuple[str, ...] = ()
     """All trials that count as beyond the edge: those with ``is_unstable``, and those that never
     learned at a learning rate above that of a stable trial."""
+    edges: tuple[ClipEdge, ...] = ()
+    """The edge at several clips, where clipping was searched."""
+    lr_sensitivity: float | None = None
+    """Wortsman et al. 2023, eq. of section 2, over the searched range: mean over log learning rate
+    of min(loss, C0) - best loss, divided by u = L_iso - L_lin; predicted from the trials."""
+    clip_meaning: str = ""
+    """What clipping does at the recommended setting, in a sentence."""
+    horizon: Horizon | None = None
+    """Where the study names a horizon."""
+    confirmation: Confirmation | None = None
+    """Where the study asks for a confirmation and there is a setting to confirm."""
+    stabilisers: tuple[Stabiliser, ...] = ()
+    """Searched parameters by how far they move the edge, the farthest first."""
+    is_precise: bool | None = None
+    """Whether the edge is known as precisely as the study asks; None if it does not ask."""
     num_trials: int = 0
     num_unstable: int = 0
     steps_spent: int = 0

@@ -71,7 +71,7 @@ BAD_FIELDS = [
     ),
     (
         {"scheduler": {"inner": "bayes"}},
-        "scheduler.inner: bayes — must be one of none, asha. Use one of these.",
+        "scheduler.inner: bayes — must be one of none, asha, median. Use one of these.",
     ),
     ({"seeds": 0}, "seeds: 0 — must be at least 1. Use a value such as 1, the default."),
     ({"trials": 0}, "trials: 0 — must be at least 1. Use a value such as 32, the default."),

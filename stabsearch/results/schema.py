@@ -24,6 +24,7 @@ from stabsearch.records import (
     Outcome,
     Params,
     ParamValue,
+    Purpose,
     ReferenceLoss,
     Report,
     SamplerCheck,
@@ -35,7 +36,7 @@ from stabsearch.records import (
     Verdict,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised when a column changes its meaning, its type or its name, or disappears."""
 
 VERSION_KEY = b"stabsearch_schema_version"
@@ -82,7 +83,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "stopped_by",
         _TEXT,
-        "Who ended the trial before its budget: `gate`, `rank`, or empty for nobody.",
+        "Who ended the trial before its budget: `gate`, `rank`, `gauge`, `probe` (the strategy: a "
+        "short trial that has answered its question), or empty for nobody.",
     ),
     Column(
         "severity",
@@ -142,6 +144,25 @@ TRIALS: tuple[Column, ...] = (
     Column("train_seconds", _FLOAT, "Seconds in the training loop and evaluation."),
     Column("started_at", _FLOAT, "Unix time in seconds."),
     Column("ended_at", _FLOAT, "Unix time in seconds; null while the trial runs.", True),
+    Column(
+        "purpose",
+        _TEXT,
+        "Why it was started: `search`, `probe` (short), `confirm` (the recommended setting under "
+        "another seed) or `stress` (the same at a higher learning rate).",
+    ),
+    Column(
+        "clip_coef_mean",
+        _FLOAT,
+        "What clipping left of the gradient, mean over the trial's steps; 1 where it never acted.",
+        True,
+    ),
+    Column(
+        "constant_loss",
+        _FLOAT,
+        "C0, the loss of the best constant prediction, in the units of `eval_loss`.",
+        True,
+    ),
+    Column("loss_unit", _FLOAT, "u = L_iso - L_lin, in the same units.", True),
 )
 
 REPORTS: tuple[Column, ...] = (
@@ -348,6 +369,7 @@ def _trial_row(study: str, record: TrialRecord, types: Mapping[str, pa.DataType 
         "is_unstable": record.is_unstable,
         "outcome": record.outcome.value,
         "stopped_by": record.stopped_by.value,
+        "purpose": record.purpose.value,
         "severity": record.severity.name.lower(),
         "symptom": str(record.symptom),
     }
@@ -397,6 +419,7 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
             "params": params,
             "outcome": Outcome(row["outcome"]),
             "stopped_by": StoppedBy(row["stopped_by"]),
+            "purpose": Purpose(row["purpose"]),
             "severity": Severity[row["severity"].upper()],
         }
         records.append(TrialRecord(**plain))

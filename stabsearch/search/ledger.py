@@ -17,6 +17,7 @@ from stabsearch.errors import StudyAborted
 from stabsearch.records import (
     Outcome,
     Params,
+    Purpose,
     Report,
     Severity,
     StoppedBy,
@@ -46,6 +47,9 @@ class LiveTrial:
     seed: int
     params: Params
     max_train_steps: int
+    purpose: Purpose = Purpose.SEARCH
+    stop_at: int | None = None
+    """Step at which a probe has answered its question; None: it trains its whole budget."""
     peer_kind: str = ""
     """Trials of the same kind are compared; see ``StudySpec.peer_kind``."""
     facts: TrialFacts | None = None
@@ -100,6 +104,10 @@ class LiveTrial:
             train_seconds=reports[-1].train_seconds if reports else 0.0,
             started_at=self.started_at,
             ended_at=None if outcome is Outcome.RUNNING else time.time(),
+            purpose=self.purpose,
+            clip_coef_mean=_summary(statistics.fmean, (r.clip_coef_mean for r in reports)),
+            constant_loss=self.facts.reference.constant if self.facts else None,
+            loss_unit=self.facts.reference.unit if self.facts else None,
         )
 
     def add_verdicts(self, verdicts: Iterable[Verdict]) -> None:
@@ -180,6 +188,8 @@ class Ledger:
                 "params": trial.params,
                 "attempts": trial.attempts,
                 "started_at": trial.started_at,
+                "purpose": trial.purpose,
+                "stop_at": trial.stop_at,
             },
         )
         record = trial.record()

@@ -8,6 +8,7 @@ A study is data: the same ``StudySpec`` comes from YAML, from a dict or from Pyt
     trainer   one training run
     domains   what a parameter may be searched over
     sampler   the sampler that is checked beside the training
+    search    who proposes, who stops trials, when the search ends, what is confirmed
     study     a whole study
 """
 
@@ -21,10 +22,9 @@ from stabsearch.spec.domains import (
     Uniform,
 )
 from stabsearch.spec.sampler import BUILT_IN_SAMPLERS, SamplerSpec
+from stabsearch.spec.search import ConfirmSpec, SchedulerSpec, SearcherSpec, StopSpec
 from stabsearch.spec.study import (
     ResourcesSpec,
-    SchedulerSpec,
-    SearcherSpec,
     SpaceEntry,
     StudySpec,
     is_study_name,
@@ -48,6 +48,7 @@ __all__ = [
     "MAX_GRAD_NORM_CLIPPINGS",
     "TORCH_OPTIMIZERS",
     "Choice",
+    "ConfirmSpec",
     "DataSpec",
     "Domain",
     "IntRange",
@@ -59,6 +60,7 @@ __all__ = [
     "SchedulerSpec",
     "SearcherSpec",
     "SpaceEntry",
+    "StopSpec",
     "StudySpec",
     "TrainerSpec",
     "Uniform",

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BeforeValidator,
@@ -41,37 +41,12 @@ from stabsearch.spec.parts import (
     NOT_TEXT,
     NonNegativeFloat,
     Part,
+    PositiveFloat,
     PositiveInt,
 )
 from stabsearch.spec.sampler import BUILT_IN_SAMPLERS, SamplerSpec, sampler_problems
+from stabsearch.spec.search import ConfirmSpec, SchedulerSpec, SearcherSpec, StopSpec
 from stabsearch.spec.trainer import BETA_RANGE_SCHEDULES, MAX_GRAD_NORM_CLIPPINGS, TrainerSpec
-
-
-class SearcherSpec(Part):
-    name: Literal["tpe", "random"] = Field(
-        "tpe", description="Who proposes settings: Optuna's TPE, or chance."
-    )
-    startup_trials: PositiveInt = Field(
-        10, description="Settings drawn at random before TPE begins to model."
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**32), NOT_TEXT] = Field(
-        0, description="Seed of the proposals; with one worker a study repeats exactly."
-    )
-
-
-class SchedulerSpec(Part):
-    gate: bool = Field(
-        True, description="Stop a trial as soon as its own reports show that it is unstable."
-    )
-    inner: Literal["none", "asha"] = Field(
-        "none", description="Who stops stable trials that are behind the others."
-    )
-    grace_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), NOT_TEXT] = Field(
-        0.25, description="Share of max_train_steps before the inner scheduler may stop a trial."
-    )
-    reduction_factor: Annotated[int, Field(ge=2), NOT_TEXT] = Field(
-        2, description="asha: one in this many trials passes a rung."
-    )
 
 
 class ResourcesSpec(Part):
@@ -138,6 +113,26 @@ class StudySpec(Part):
         None,
         description="The sampler that will draw from the trained model: checked once, before the "
         "first trial, on a model that is known exactly (docs/samplers.md). null: no check.",
+    )
+    stop_when: StopSpec | None = Field(
+        None,
+        description="End the search as soon as this much is known: edge within 0.25 octave. "
+        "null: when all trials are done.",
+    )
+    confirm: ConfirmSpec | None = Field(
+        None,
+        description="Train the recommended setting again, under more seeds and at a higher "
+        "learning rate, and move on to another if it does not hold. null: no confirmation.",
+    )
+    horizon_steps: PositiveInt | None = Field(
+        None,
+        description="Steps of the training that the answer is for, if it is longer than a trial: "
+        "the answer then says what the trials allow to be said about it.",
+    )
+    margin_octaves: PositiveFloat = Field(
+        1.0,
+        description="How far around a setting its worst score counts, and how far above it few "
+        "runs may fail, in octaves of the learning rate.",
     )
     seeds: PositiveInt = Field(1, description="Replicates: trials per setting, each its own seed.")
     trials: PositiveInt = Field(32, description="Settings to try.")
@@ -293,8 +288,9 @@ class StudySpec(Part):
     def fingerprint(self) -> str:
         """sha256 of all that changes a trial's result, or the order of proposals.
 
-        Not where results are stored, nor the resources; not ``trials`` and ``seeds`` either, so
-        that a study can be extended by running it with more of them. Nor the sampler, which no
+        Not where results are stored, nor the resources; not ``trials``, ``seeds``, ``stop_when``,
+        ``confirm`` and ``horizon_steps`` either, so that a study can be extended by asking for
+        more. Nor the sampler, which no
         trial trains with: a study may name one later.
         """
         resolved = {
@@ -305,6 +301,7 @@ class StudySpec(Part):
             "searcher": self.searcher.model_dump(mode="json"),
             "scheduler": self.scheduler.model_dump(mode="json"),
             "analyzer": self.analyzer.model_dump(mode="json"),
+            "margin_octaves": self.margin_octaves,
         }
         canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -139,7 +139,7 @@ def test_tables_carry_their_version_and_a_description_on_every_column(store):
 
     for table, path in paths.items():
         stored = pq.read_schema(path)
-        assert stored.metadata[b"stabsearch_schema_version"] == b"3"
+        assert stored.metadata[b"stabsearch_schema_version"] == b"4"
         assert stored.metadata[b"table"] == table.encode()
         assert all(field.metadata[b"description"] for field in stored)
 
@@ -413,7 +413,7 @@ def test_another_schema_version_is_named(store):
     metadata = {**table.schema.metadata, b"stabsearch_schema_version": b"99"}
     pq.write_table(table.replace_schema_metadata(metadata), store.path / "trials.parquet")
 
-    with pytest.raises(ResultsError, match=r"version 99.*reads version 3"):
+    with pytest.raises(ResultsError, match=r"version 99.*reads version 4"):
         load(store.path)
 
 
