@@ -26,11 +26,16 @@ from stabsearch.recommend.space import (
     gradient_ceiling,
     learning_rate_of,
 )
-from stabsearch.records import Edge, Params, TrialRecord
+from stabsearch.records import Edge, EdgeModel, Params, TrialRecord
 from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 SAFE = 0.05
 """The share of failing runs at ``Edge.learning_rate_safe``."""
+
+SAFE_LOGIT = math.log(SAFE / (1 - SAFE))
+
+INTERVAL = (0.05, 0.5, 0.95)
+"""The ends and the middle of a 90% interval."""
 
 NUM_ZOOMS, POINTS_PER_ZOOM, NUM_POINTS, MAX_POINTS = 4, 2048, 32768, 8192
 
@@ -53,12 +58,21 @@ class EdgePosterior:
     def edge(self, params: Params) -> Edge:
         """The edge along the learning rate, all other parameters as in ``params``."""
         half = self.intercepts + self.tilts * self.clip.position(params)
-        low, middle, high = _quantiles(half, self.weights, (0.05, 0.5, 0.95))
+        low, middle, high = _quantiles(half, self.weights, INTERVAL)
+        safe_low, _, safe_high = _quantiles(
+            half + SAFE_LOGIT / self.slopes, self.weights, INTERVAL
+        )
+        slope_low, slope, _ = _quantiles(self.slopes, self.weights, INTERVAL)
         return Edge(
             learning_rate=2.0**middle,
             learning_rate_low=2.0**low,
             learning_rate_high=2.0**high,
             learning_rate_safe=2.0 ** self._safe(half, middle),
+            learning_rate_safe_low=2.0**safe_low,
+            learning_rate_safe_high=2.0**safe_high,
+            slope=slope,
+            slope_low=slope_low,
+            model=EdgeModel.LOGISTIC,
         )
 
     def _safe(self, half: Floats, middle: float) -> float:
