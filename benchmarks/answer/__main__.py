@@ -1,0 +1,39 @@
+"""Search every logged grid with every method, write the document.
+
+python -m benchmarks.answer                       all grids that have a complete seed
+python -m benchmarks.answer --print --grids sgd   one of them, printed only
+python -m benchmarks.answer --kept                no search: what the last ones came to
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.answer import document, replay
+from benchmarks.answer.methods import METHODS
+from benchmarks.truth.grids import GRIDS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.answer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [grid.name for grid in GRIDS]
+    parser.add_argument("--grids", nargs="+", choices=names, default=names, metavar="GRID")
+    parser.add_argument(
+        "--methods", nargs="+", default=[""], metavar="TEXT", help="whose names contain it"
+    )
+    parser.add_argument("--repetitions", type=int, default=replay.REPETITIONS)
+    parser.add_argument("--kept", action="store_true", help="do not search again")
+    parser.add_argument("--print", action="store_true", help="leave the document alone")
+    arguments = parser.parse_args()
+    if not arguments.kept:
+        methods = [m for m in METHODS if any(text in m for text in arguments.methods)]
+        replay.keep(replay.replay(arguments.grids, methods, arguments.repetitions))
+    document.main(arguments.grids, is_written=not arguments.print)
+
+
+if __name__ == "__main__":
+    main()
