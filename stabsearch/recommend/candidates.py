@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import is_guarded, norm_threshold
-from stabsearch.records import Outcome, Params, TrialRecord
+from stabsearch.records import Outcome, Params, Purpose, TrialRecord
 
 TIE_RATIO = 1.05
 """Worst scores within this ratio are equal. On the demo the ratio of two settings' scores changes
@@ -18,6 +18,9 @@ by 4 to 6% (standard deviation) from one seed to another."""
 TIE_OCTAVES = 0.5
 """Margins that differ by less are equal when a guard is at stake: unclipped, half an octave takes
 the odds of failure down by 2 only; clipped, by 80 (slopes of 1.4 and 8.7 per octave)."""
+
+OWN_PURPOSES = (Purpose.SEARCH, Purpose.CONFIRM)
+"""Trials that say what a setting does over the whole budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +31,22 @@ class Candidate:
     trials: tuple[TrialRecord, ...]
     """The stable trials, one per seed."""
     num_seeds: int
-    """How many the study asks for."""
+    """How many the study asks for; more, where more were trained."""
     num_failed: int
     landscape: Landscape
     worst_score: float | None
     p_doubled: float | None
-    """P(unstable) at twice the learning rate."""
+    """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
     margin: float | None
     is_guarded: bool
     """Clipping is there for large gradients, in every seed."""
+    is_sound: bool = True
+    """False for a setting of which some trial was not stable: it is listed only because it was
+    recommended once."""
+
+    @property
+    def setting(self) -> int:
+        return self.trials[0].setting
 
     @property
     def score(self) -> float:
@@ -63,47 +73,51 @@ class Candidate:
 
 
 def candidates_of(
-    landscape: Landscape, num_seeds: int, study: Mapping[str, Any]
+    landscape: Landscape,
+    num_seeds: int,
+    study: Mapping[str, Any],
+    also: Collection[int] = (),
 ) -> list[Candidate]:
-    """The landscape's settings that were stable whenever they trained to the end."""
-    settings: dict[int, list[TrialRecord]] = {}
-    for record in landscape.records:
-        settings.setdefault(record.setting, []).append(record)
-    stable: list[tuple[list[TrialRecord], int]] = []
-    for trials in settings.values():
-        ended = [t for t in trials if t.outcome not in (Outcome.RUNNING, Outcome.FAILED)]
-        is_sound = not any(landscape.is_unstable(trial) for trial in trials)
-        if ended and is_sound and all(t.is_stable and t.score is not None for t in ended):
-            stable.append((ended, sum(t.outcome is Outcome.FAILED for t in trials)))
-    worst = landscape.worst_scores([trials[0].params for trials, _ in stable])
-    return [
-        Candidate(
-            params=trials[0].params,
-            trials=tuple(trials),
-            num_seeds=max(num_seeds, len(trials)),
-            num_failed=num_failed,
-            landscape=landscape,
-            worst_score=worst_score,
-            p_doubled=landscape.p_unstable(trials[0].params, factor=2.0),
-            margin=landscape.margin(trials[0].params),
-            is_guarded=all(
-                is_guarded(trial, norm_threshold(study, trial.params)) for trial in trials
-            ),
-        )
-        for (trials, num_failed), worst_score in zip(stable, worst, strict=True)
+    """The landscape's settings that were stable whenever they trained to the end.
+
+    Settings that are named in ``also`` need one stable trial only.
+    """
+    found = [
+        (trials, [t for t in trials if _is_scored(t)], _is_sound(trials, landscape))
+        for trials in _settings(landscape.records).values()
     ]
+    kept = [(t, s, ok) for t, s, ok in found if s and (ok or s[0].setting in also)]
+    worst = landscape.worst_scores([stable[0].params for _, stable, _ in kept])
+    candidates = []
+    for (trials, stable, is_sound), worst_score in zip(kept, worst, strict=True):
+        params = stable[0].params
+        num_trained = sum(t.outcome is not Outcome.RUNNING for t in trials)
+        candidates.append(
+            Candidate(
+                params=params,
+                trials=tuple(stable),
+                num_seeds=max(num_seeds, num_trained),
+                num_failed=sum(t.outcome is Outcome.FAILED for t in trials),
+                landscape=landscape,
+                worst_score=worst_score,
+                p_doubled=landscape.p_beyond(params),
+                margin=landscape.margin(params),
+                is_guarded=all(is_guarded(t, norm_threshold(study, t.params)) for t in stable),
+                is_sound=is_sound,
+            )
+        )
+    return candidates
 
 
 def first_choice(candidates: Sequence[Candidate]) -> Candidate:
     """The lowest worst score of the safe candidates; the least risky candidate if none is safe.
 
-    Those with fewer seeds than others come after them.
+    Without a prediction the measured score decides. Those with fewer seeds than others come after
+    them.
     """
     complete = _most_seeds(candidates)
     safe = [candidate for candidate in complete if candidate.is_safe]
-    if not safe:
-        return min(complete, key=lambda c: (c.p_doubled or 0.0, *c.rank))
-    return min(safe, key=lambda candidate: candidate.rank)
+    return min(safe, key=lambda candidate: candidate.rank) if safe else least_risky(complete)
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
@@ -114,17 +128,40 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     then the better score.
     """
     first = first_choice(candidates)
-    if first.worst_score is None or not first.is_safe:
+    if not first.is_safe:
         return first
-    bar = TIE_RATIO * first.worst_score
+    is_measured, score = first.rank
     tied = [
         c
         for c in _most_seeds(candidates)
-        if c.is_safe and c.worst_score is not None and c.worst_score <= bar
+        if c.is_safe and c.rank[0] is is_measured and c.rank[1] <= TIE_RATIO * score
     ]
     largest = max(c.margin or 0.0 for c in tied)
     tied = [c for c in tied if (c.margin or 0.0) >= largest - TIE_OCTAVES]
     return min(tied, key=lambda c: (not c.is_guarded, c.score))
+
+
+def least_risky(candidates: Sequence[Candidate]) -> Candidate:
+    """By P(unstable) above its learning rate, then by the score."""
+    return min(candidates, key=lambda candidate: (candidate.p_doubled or 0.0, *candidate.rank))
+
+
+def _settings(records: Sequence[TrialRecord]) -> dict[int, list[TrialRecord]]:
+    settings: dict[int, list[TrialRecord]] = {}
+    for record in records:
+        if record.purpose in OWN_PURPOSES:
+            settings.setdefault(record.setting, []).append(record)
+    return settings
+
+
+def _is_scored(trial: TrialRecord) -> bool:
+    return trial.is_stable and trial.score is not None
+
+
+def _is_sound(trials: Sequence[TrialRecord], landscape: Landscape) -> bool:
+    ended = [t for t in trials if t.outcome not in (Outcome.RUNNING, Outcome.FAILED)]
+    is_unstable = any(landscape.is_unstable(trial) for trial in trials)
+    return bool(ended) and not is_unstable and all(_is_scored(trial) for trial in ended)
 
 
 def _most_seeds(candidates: Sequence[Candidate]) -> list[Candidate]:

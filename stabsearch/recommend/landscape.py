@@ -17,10 +17,13 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
-from stabsearch.records import Params, ParamValue, TrialRecord
+from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
 
 MAX_FAILURE_PROBABILITY = 0.10
-"""Inside the stable region, and at twice the recommended learning rate."""
+"""Inside the stable region, and at the study's margin above the recommended learning rate."""
+
+MARGIN_OCTAVES = 1.0
+"""The margin of a study that does not say."""
 
 PLATEAU_SCORE_RATIO = 1.10
 """A setting is nearly as good up to this many times the predicted score of the pick."""
@@ -42,16 +45,28 @@ class Landscape:
     """None with too few trials."""
     edge: EdgePosterior | None
     """None if only one side of the edge was seen, or the learning rate was not searched."""
+    octaves: float
+    """The study's margin: how far around a setting its worst score counts, and how far above it
+    few runs may fail."""
 
     def is_unstable(self, record: TrialRecord) -> bool:
         """The trial's own verdict, or that of its neighbours: see ``unstable_trials``."""
         return record.trial_id in self.unstable
 
+    def middle(self) -> Params:
+        """The setting in the middle of the searched space, with the landscape's categories."""
+        params = dict(self.records[0].params)
+        for axis in self.space.axes:
+            ends = axis.position(axis.low) + axis.position(axis.high)
+            params[axis.name] = axis.value(ends / 2)
+        return params
+
     def worst_scores(self, settings: Sequence[Params]) -> Sequence[float | None]:
-        """The highest predicted score within one octave of each setting."""
+        """The highest predicted score within the study's margin of each setting."""
         if self.surface is None or not settings:
             return [None] * len(settings)
-        return [float(score) for score in self.surface.worst_nearby(self.space.points(settings))]
+        worst = self.surface.worst_nearby(self.space.points(settings), self.octaves)
+        return [float(score) for score in worst]
 
     def p_unstable(self, params: Params, factor: float = 1.0) -> float | None:
         """P(unstable) at ``factor`` times the setting's learning rate; None without an edge."""
@@ -59,6 +74,10 @@ class Landscape:
             return None
         rates = np.array([factor * learning_rate_of(params)])
         return float(self.edge.probability(rates, params)[0])
+
+    def p_beyond(self, params: Params) -> float | None:
+        """P(unstable) at the study's margin above the setting's learning rate."""
+        return self.p_unstable(params, factor=2.0**self.octaves)
 
     def margin(self, params: Params) -> float | None:
         """Octaves from the setting up to where 5% of runs fail; None without an edge."""
@@ -106,27 +125,48 @@ class Landscape:
 
 
 def landscapes_of(
-    space: SearchSpace, records: Sequence[TrialRecord], study: Mapping[str, Any]
+    space: SearchSpace,
+    records: Sequence[TrialRecord],
+    study: Mapping[str, Any],
+    *,
+    with_surface: bool = True,
 ) -> dict[tuple[ParamValue, ...], Landscape]:
-    """One landscape per combination of categorical values, fitted to its trials alone."""
+    """One landscape per combination of categorical values, fitted to its trials alone.
+
+    ``with_surface`` costs a tenth of a second and more: without it no score is predicted.
+    """
+    has_rate = space.axis(LEARNING_RATE) is not None
     groups: dict[tuple[ParamValue, ...], list[TrialRecord]] = {}
     for record in records:
-        groups.setdefault(space.category(record.params), []).append(record)
-    return {category: _landscape(space, group, study) for category, group in groups.items()}
+        if has_rate or record.purpose is not Purpose.STRESS:  # else it would be the setting itself
+            groups.setdefault(space.category(record.params), []).append(record)
+    return {
+        category: _landscape(space, group, study, with_surface=with_surface)
+        for category, group in groups.items()
+    }
+
+
+def margin_octaves(study: Mapping[str, Any]) -> float:
+    return float(study.get("margin_octaves") or MARGIN_OCTAVES)
 
 
 def _landscape(
-    space: SearchSpace, records: Sequence[TrialRecord], study: Mapping[str, Any]
+    space: SearchSpace,
+    records: Sequence[TrialRecord],
+    study: Mapping[str, Any],
+    *,
+    with_surface: bool,
 ) -> Landscape:
     unstable = unstable_trials(records, study)
     told = {r.trial_id: evidence(r, is_unstable=r.trial_id in unstable) for r in records}
-    dead = constant_score_of(records)
+    dead = constant_score_of(records) if with_surface else None
     return Landscape(
         space=space,
         records=tuple(records),
         unstable=unstable,
         surface=fit_surface(space, records, dead, unstable) if dead else None,
         edge=fit_edge(records, told, space.axis(LEARNING_RATE)),
+        octaves=margin_octaves(study),
     )
 
 

@@ -25,7 +25,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
     norm_threshold,
 )
-from stabsearch.recommend.words import count, number, params_text, percent
+from stabsearch.recommend.words import count, number, params_text, percent, times_words
 from stabsearch.records import Outcome, ParamValue, TrialRecord
 
 WEIGHING_SECTIONS = {
@@ -154,27 +154,34 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
 def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
     notes = []
     if pick.landscape.surface is None:
+        trained = sum(r.outcome is Outcome.COMPLETED for r in pick.landscape.records)
         notes.append(
-            f"Too few trials ({len(pick.landscape.records)}) to predict scores between them: the "
-            "recommendation is the stable setting with the best measured score."
+            f"Too few trials trained to their end ({trained}) to predict scores between them: the "
+            "recommendation is the stable setting with the best measured score, among those that "
+            "few runs fail above."
         )
     elif any(candidate.worst_score is None for candidate in candidates):
         notes.append("Combinations with fewer than 4 usable trials were passed over.")
-    first = first_choice(candidates)
-    if first is not pick and first.worst_score is not None and pick.worst_score is not None:
-        notes.append(
-            f"Trial {first.best_trial.trial_id} ties with it: predicted worst score "
-            f"{number(first.worst_score)} against {number(pick.worst_score)}, and less than "
-            f"{TIE_RATIO - 1:.0%} may turn with the seed. This one was preferred because "
-            f"{_preference(pick, first)}."
-        )
+    if candidates and choose(candidates) is pick:
+        notes += _on_ties(pick, first_choice(candidates))
     if not pick.is_safe and pick.p_doubled is not None:
         notes.append(
-            "No stable setting is likely to survive twice its learning rate (P(unstable) <= "
-            f"{MAX_FAILURE_PROBABILITY:.0%}): this one is the least risky, with "
+            f"No stable setting is likely to survive {times_words(pick.landscape.octaves)} "
+            f"(P(unstable) <= {MAX_FAILURE_PROBABILITY:.0%}): this one is the least risky, with "
             f"{percent(pick.p_doubled)}."
         )
     return notes
+
+
+def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
+    if first is pick or first.rank[0] is not pick.rank[0]:
+        return []
+    what = "score" if first.worst_score is None else "predicted worst score"
+    return [
+        f"Trial {first.best_trial.trial_id} ties with it: {what} {number(first.rank[1])} against "
+        f"{number(pick.rank[1])}, and less than {TIE_RATIO - 1:.0%} may turn with the seed. This "
+        f"one was preferred because {_preference(pick, first)}."
+    ]
 
 
 def _preference(pick: Candidate, first: Candidate) -> str:

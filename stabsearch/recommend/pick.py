@@ -1,23 +1,26 @@
 """A study's results in, its Recommendation out.
 
-The pick is the stable setting whose *worst* predicted score within one octave is lowest, among
-those that are unlikely to fail at twice their learning rate. A tuner's answer, the setting with
-the best score, tends to lie next to the edge, where the loss is lowest until it is not.
+The pick is the stable setting whose *worst* predicted score within the study's margin (one octave)
+is lowest, among those that are unlikely to fail that far above their learning rate. A tuner's
+answer, the setting with the best score, tends to lie next to the edge, where the loss is lowest
+until it is not.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from stabsearch.recommend.candidates import Candidate, candidates_of, choose
-from stabsearch.recommend.landscape import Landscape, landscapes_of
+from stabsearch.recommend.candidates import Candidate
+from stabsearch.recommend.choice import choice_of
+from stabsearch.recommend.confirm import confirmation_of, notes_on_confirmation
+from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.notes import notes_on_pick, notes_on_sampler, notes_on_study
-from stabsearch.recommend.space import LEARNING_RATE, learning_rate_of, search_space
-from stabsearch.records import Outcome, Recommendation, TrialRecord
+from stabsearch.recommend.space import LEARNING_RATE, learning_rate_of
+from stabsearch.records import Edge, Outcome, Purpose, Recommendation, TrialRecord
 from stabsearch.results.frames import Results
 
 MAX_EDGE_TRIALS = 4
@@ -25,47 +28,63 @@ MAX_EDGE_TRIALS = 4
 
 def recommend(results: Results) -> Recommendation:
     """The answer of a study as far as its trials go; of a running study, so far."""
-    records = results.records()
-    space = search_space(results.study, records)
-    landscapes = landscapes_of(space, records, results.study)
-    num_seeds = _num_seeds(results.study, records)
-    candidates = [
-        candidate
-        for landscape in landscapes.values()
-        for candidate in candidates_of(landscape, num_seeds, results.study)
-    ]
+    answer = recommend_from(results.records(), results.study)
+    if not results.study.get("sampler"):
+        return answer
+    return replace(answer, notes=(*notes_on_sampler(results.verdicts), *answer.notes))
+
+
+def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> Recommendation:
+    """The answer that follows from some trials of the resolved ``study``."""
+    choice = choice_of(records, study)
+    pick, tuners = choice.pick, _tuners_choice(records)
     ended = [r for r in records if r.outcome not in (Outcome.RUNNING, Outcome.FAILED)]
-    unstable = [r.trial_id for r in records if landscapes[space.category(r.params)].is_unstable(r)]
-    pick = choose(candidates) if candidates else None
-    tuners = _tuners_choice(records)
-    notes = notes_on_study(space, landscapes, candidates)
-    if results.study.get("sampler"):
-        notes += notes_on_sampler(results.verdicts)
-    if pick is not None:
-        notes += notes_on_pick(pick, candidates, results.study)
-    answer: dict[str, Any] = {"params": None, "trial_id": None}
+    unstable = [r.trial_id for r in records if choice.is_unstable(r)]
+    notes = notes_on_study(choice.space, choice.landscapes, choice.candidates)
+    answer: dict[str, Any] = {"params": None, "trial_id": None, "num_seeds": choice.num_seeds}
     if pick is not None:
         answer |= _of_the_pick(pick)
+        notes += notes_on_pick(pick, choice.candidates, study)
     if tuners is not None:
-        answer |= _of_the_tuner(tuners, landscapes[space.category(tuners.params)])
+        answer |= _of_the_tuner(tuners, choice.landscapes[choice.space.category(tuners.params)])
     if pick is not None and tuners is not None and tuners.score:
         answer["price_of_safety"] = (pick.best_trial.score or 0.0) / tuners.score - 1.0
     return Recommendation(
         **answer,
-        num_seeds=num_seeds,
+        confirmation=confirmation_of(choice, study),
+        is_precise=_is_precise(answer.get("edge"), study),
         unstable_trial_ids=tuple(unstable),
         num_trials=len(records),
         num_unstable=len(unstable),
         steps_spent=sum(r.steps for r in ended),
         steps_budgeted=sum(r.max_train_steps for r in ended),
-        notes=tuple(notes),
+        notes=(*notes_on_confirmation(choice), *notes),
     )
 
 
-def _num_seeds(study: Mapping[str, Any], records: Sequence[TrialRecord]) -> int:
-    """Replicates that the study asks for; more, if it once asked for more."""
-    tried = Counter(record.setting for record in records)
-    return max([int(study.get("seeds") or 1), *tried.values()])
+def edge_precision(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> float | None:
+    """Half of the 90% interval of the edge, in octaves, at the setting that would be recommended.
+
+    Where no setting could be, in the middle of the searched space. None without an edge. Fits no
+    surface of scores, so that it may be asked after every trial.
+    """
+    choice = choice_of(records, study, with_surface=False)
+    if choice.pick is not None:
+        landscape, params = choice.pick.landscape, choice.pick.params
+    elif choice.landscapes:
+        landscape = max(choice.landscapes.values(), key=lambda each: len(each.records))
+        params = landscape.middle()
+    else:
+        return None
+    return landscape.edge.edge(params).half_width_octaves if landscape.edge else None
+
+
+def _is_precise(edge: Edge | None, study: Mapping[str, Any]) -> bool | None:
+    asked: Mapping[str, Any] | None = study.get("stop_when")
+    if not asked:
+        return None
+    within = float(asked["edge_within_octaves"])
+    return edge is not None and edge.half_width_octaves <= within
 
 
 def _of_the_pick(pick: Candidate) -> dict[str, Any]:
@@ -77,6 +96,7 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
         "trial_id": pick.best_trial.trial_id,
         "num_stable_seeds": len(pick.trials),
         "num_failed_seeds": pick.num_failed,
+        "num_seeds": pick.num_seeds,
         "score": pick.score,
         "worst_score": pick.worst_score,
         "region_low": region[0] if region else None,
@@ -92,8 +112,12 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
 
 
 def _tuners_choice(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The lowest score of all completed trials: a tuner does not know which are stable."""
-    scored = [r for r in records if r.outcome is Outcome.COMPLETED and r.score is not None]
+    """The lowest score that the search trained to: a tuner does not know what is stable."""
+    scored = [
+        r
+        for r in records
+        if r.purpose is Purpose.SEARCH and r.outcome is Outcome.COMPLETED and r.score is not None
+    ]
     return min(scored, key=lambda r: (r.score or 0.0, r.trial_id), default=None)
 
 

@@ -15,7 +15,7 @@ from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats, SearchSpace
 from stabsearch.records import Outcome, StoppedBy, Symptom, TrialRecord
 
 MIN_TRIALS = 4
-"""Fewer points than this say nothing about a surface."""
+"""Fewer measured scores than this say nothing about a surface; that a setting is dead is none."""
 
 MAX_TRIALS_FOR_LENGTHS = 300
 """The lengths of a larger study are fitted to a sample: the cost grows with the cube."""
@@ -65,7 +65,8 @@ def fit_surface(
         surface_score(r, constant_score, is_unstable=r.trial_id in unstable) for r in records
     )
     known = [(r, s) for r, s in zip(records, scores_of, strict=True) if s is not None]
-    if len(known) < MIN_TRIALS or not space.axes:
+    num_measured = sum(record.trial_id not in unstable for record, _ in known)
+    if num_measured < MIN_TRIALS or not space.axes:
         return None
     points = space.points([record.params for record, _ in known])
     if len(np.unique(points, axis=0)) < MIN_TRIALS:

@@ -74,6 +74,12 @@ def count(number_of: int, noun: str) -> str:
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
+def times_words(octaves: float) -> str:
+    """``twice the rate``, ``1.4 times the rate``"""
+    factor = 2.0**octaves
+    return "twice the rate" if factor == 2 else f"{number(factor)} times the rate"
+
+
 def symptom_words(symptom: str, *, is_unstable: bool = True) -> str:
     """A symptom as it is stored, in words.
 

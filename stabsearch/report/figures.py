@@ -142,17 +142,9 @@ def _plane(results: Results, recommendation: Recommendation) -> _Plane:
         landscape = landscapes[space.category(base)]
     else:
         landscape = max(landscapes.values(), key=lambda each: len(each.records))
-        base = _middle(landscape)
+        base = landscape.middle()
     y = order[1] if len(order) > 1 else None
     return _Plane(x=order[0], y=y, landscape=landscape, base=base)
-
-
-def _middle(landscape: Landscape) -> Params:
-    """The setting in the middle of the searched space, with the landscape's categories."""
-    params = dict(landscape.records[0].params)
-    for axis in landscape.space.axes:
-        params[axis.name] = axis.value((axis.position(axis.low) + axis.position(axis.high)) / 2)
-    return params
 
 
 def _score_norm(records: Sequence[TrialRecord]) -> LogNorm:

@@ -1,0 +1,119 @@
+"""What was learned of every combination of categories, and the setting that follows from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stabsearch.recommend.candidates import Candidate, candidates_of, choose, least_risky
+from stabsearch.recommend.landscape import Landscape, landscapes_of
+from stabsearch.recommend.rounds import MAX_ROUNDS, Asked, Round, asked_of, round_of, rounds_of
+from stabsearch.recommend.space import SearchSpace, search_space
+from stabsearch.records import ParamValue, Purpose, TrialRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The recommended setting and all that it was chosen from."""
+
+    space: SearchSpace
+    landscapes: Mapping[tuple[ParamValue, ...], Landscape]
+    candidates: tuple[Candidate, ...]
+    """The sound ones."""
+    num_seeds: int
+    """Replicates that the study asks for; more, if it once asked for more."""
+    pick: Candidate | None
+    round: Round | None
+    """The confirmation of the pick, which may not have begun; None where none was asked for."""
+    broken: tuple[Round, ...]
+    """Settings that did not hold, the first one first."""
+    is_final: bool
+    """The pick is kept although nothing held: no more setting is confirmed."""
+
+    def is_unstable(self, record: TrialRecord) -> bool:
+        """The trial's own verdict, or that of its neighbours."""
+        return _is_unstable(record, self.space, self.landscapes)
+
+
+def choice_of(
+    records: Sequence[TrialRecord], study: Mapping[str, Any], *, with_surface: bool = True
+) -> Choice:
+    """The choice that the trials lead to, as far as they go."""
+    space = search_space(study, records)
+    landscapes = landscapes_of(space, records, study, with_surface=with_surface)
+    num_seeds = _num_seeds(study, records)
+    asked = asked_of(study)
+
+    def is_unstable(record: TrialRecord) -> bool:
+        return _is_unstable(record, space, landscapes)
+
+    rounds = rounds_of(records, study, asked, is_unstable) if asked else []
+    listed = [
+        candidate
+        for landscape in landscapes.values()
+        for candidate in candidates_of(
+            landscape, num_seeds, study, also={each.setting for each in rounds}
+        )
+    ]
+    broken = [each for each in rounds if each.is_broken]
+    pick, is_final = _settle(listed, rounds, broken)
+    return Choice(
+        space=space,
+        landscapes=landscapes,
+        candidates=tuple(candidate for candidate in listed if candidate.is_sound),
+        num_seeds=num_seeds,
+        pick=pick,
+        round=_round_of_pick(pick, records, study, asked, is_unstable),
+        broken=tuple(broken),
+        is_final=is_final,
+    )
+
+
+def _settle(
+    listed: Sequence[Candidate], rounds: Sequence[Round], broken: Sequence[Round]
+) -> tuple[Candidate | None, bool]:
+    """The pick, and whether it is kept only because nothing held.
+
+    A setting stays the pick while its round goes on and when it has held, whatever the models say
+    meanwhile.
+    """
+    by_setting = {candidate.setting: candidate for candidate in listed}
+    alive = [each for each in rounds if not each.is_broken and each.setting in by_setting]
+    if alive:
+        held = [each for each in alive if each.has_held]
+        return by_setting[(held or alive)[-1].setting], False
+    out = {each.setting for each in broken}
+    sound = [candidate for candidate in listed if candidate.is_sound]
+    left = [candidate for candidate in sound if candidate.setting not in out]
+    if left and len(out) < MAX_ROUNDS:
+        return choose(left), False
+    kept = sound or listed
+    return (least_risky(kept) if kept else None), bool(out)
+
+
+def _round_of_pick(
+    pick: Candidate | None,
+    records: Sequence[TrialRecord],
+    study: Mapping[str, Any],
+    asked: Asked | None,
+    is_unstable: Callable[[TrialRecord], bool],
+) -> Round | None:
+    if pick is None or asked is None:
+        return None
+    return round_of(pick.setting, pick.params, records, study, asked, is_unstable)
+
+
+def _is_unstable(
+    record: TrialRecord,
+    space: SearchSpace,
+    landscapes: Mapping[tuple[ParamValue, ...], Landscape],
+) -> bool:
+    known = landscapes.get(space.category(record.params))
+    return record.is_unstable or (known is not None and known.is_unstable(record))
+
+
+def _num_seeds(study: Mapping[str, Any], records: Sequence[TrialRecord]) -> int:
+    tried = Counter(record.setting for record in records if record.purpose is Purpose.SEARCH)
+    return max([int(study.get("seeds") or 1), *tried.values()])

@@ -1,0 +1,159 @@
+"""Which trials a confirmation still needs, and what can be said when they have ended.
+
+The statement follows from a stress test (Clopper-Pearson without failures, and the fitted
+logistic edge): n clean seeds at 2^m times the learning rate bound P(unstable) there by
+1 - 0.05^(1/n) at 95%, and the odds at the rate itself are lower by exp(slope x m) at least. It
+takes that failure grows with the learning rate, which is so where clipping guards, and measured to
+be otherwise where it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stabsearch.recommend.choice import Choice, choice_of
+from stabsearch.recommend.rounds import MAX_ROUNDS, Round, stress_params
+from stabsearch.recommend.space import LEARNING_RATE
+from stabsearch.recommend.words import count, number, params_text, times_words
+from stabsearch.records import Confirmation, Params, Purpose, TrialRecord
+
+CONFIDENCE_LEFT = 0.05
+"""One minus the confidence of every bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTrial:
+    """A trial that is to be trained to its end."""
+
+    setting: int
+    seed: int
+    params: Params
+    purpose: Purpose
+
+
+def planned_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> list[PlannedTrial]:
+    """What the confirmation still needs, all of a round at once; empty when it is over.
+
+    A pure function: it says the same again until one of the trials has ended.
+    """
+    if not study.get("confirm"):
+        return []
+    choice = choice_of(records, study)
+    if choice.round is None or choice.is_final or choice.round.is_planned_out:
+        return []
+    return list(_missing(choice.round, study))
+
+
+def confirmation_of(choice: Choice, study: Mapping[str, Any]) -> Confirmation | None:
+    """How the confirmation of the pick stands; None where the study asks for none."""
+    own_round, pick = choice.round, choice.pick
+    if own_round is None or pick is None:
+        return None
+    rate = stress_params(own_round.params, study, own_round.asked)[LEARNING_RATE]
+    return Confirmation(
+        num_seeds=len(own_round.counted_own),
+        num_stable=own_round.num_stable,
+        stress_octaves=own_round.asked.stress_octaves,
+        stress_learning_rate=float(rate or math.nan),
+        num_stress_seeds=len(own_round.counted_stress),
+        num_stress_stable=own_round.num_stress_stable,
+        num_asked=own_round.asked.num_seeds,
+        p_fail_bound=_bound(choice, own_round),
+        moved_from=tuple(each.setting for each in choice.broken if each.setting != pick.setting),
+    )
+
+
+def seeds_bound(num_clean: int) -> float:
+    """95% upper bound of P(fail) after ``num_clean`` runs without a failure."""
+    return float(1 - CONFIDENCE_LEFT ** (1 / num_clean))
+
+
+def stress_bound(num_clean: int, slope: float, octaves: float) -> float:
+    """95% upper bound of P(fail) ``octaves`` below where ``num_clean`` runs did not fail.
+
+    ``slope`` is how fast the log odds of failure grow per octave (science.md 4.1-3).
+    """
+    p_stress = seeds_bound(num_clean)
+    odds = p_stress / (1 - p_stress) * math.exp(-slope * octaves)
+    return odds / (1 + odds)
+
+
+def no_certificate(choice: Choice) -> str | None:
+    """Why no bound follows from the stress test; None if one does, or if none was asked for."""
+    own_round, pick = choice.round, choice.pick
+    if own_round is None or pick is None:
+        return None
+    edge = pick.landscape.edge.edge(pick.params) if pick.landscape.edge else None
+    clean = own_round.num_stress_stable == len(own_round.counted_stress) > 0
+    obstacles = (
+        (own_round.asked.stress_octaves == 0, "no stress test was asked for"),
+        (not clean, "the stress test is not clean"),
+        (edge is None, "the edge was not seen"),
+        (
+            edge is not None and edge.slope_low is None,
+            "failure does not grow with the learning rate here",
+        ),
+        (
+            not pick.is_guarded,
+            "gradients are not clipped in practice, and without clipping failures come at lower "
+            "learning rates too",
+        ),
+    )
+    return next((why for is_so, why in obstacles if is_so), None)
+
+
+def notes_on_confirmation(choice: Choice) -> list[str]:
+    """Where the recommendation moved from, and why."""
+    notes = [_moved(each) for each in choice.broken]
+    if choice.is_final:
+        why = (
+            f"{MAX_ROUNDS} settings were tried"
+            if len(choice.broken) >= MAX_ROUNDS
+            else "no other setting is left"
+        )
+        notes.append(
+            f"Nothing held in the confirmation ({why}): the setting above is the least risky one "
+            "that is known, and not a stable one. Search lower learning rates."
+        )
+    return notes
+
+
+def _moved(broken: Round) -> str:
+    own = f"{broken.num_stable} of {count(len(broken.counted_own), 'seed')}"
+    text = f"Setting {broken.setting} ({params_text(broken.params)}) did not hold: stable in {own}"
+    if broken.asked.stress_octaves > 0:
+        stress = f"{broken.num_stress_stable} of {len(broken.counted_stress)}"
+        text += f", and in {stress} at {times_words(broken.asked.stress_octaves)}"
+    return f"{text}."
+
+
+def _missing(own_round: Round, study: Mapping[str, Any]) -> Iterator[PlannedTrial]:
+    wanted = stress_params(own_round.params, study, own_round.asked)
+    parts = [(own_round.setting, own_round.params, own_round.own, Purpose.CONFIRM)]
+    if own_round.asked.stress_octaves > 0:
+        parts.append((own_round.stress_setting, wanted, own_round.stress, Purpose.STRESS))
+    for setting, params, ended, purpose in parts:
+        there = {trial.seed for trial in ended}
+        for seed in own_round.seeds:
+            if seed not in there:
+                yield PlannedTrial(setting=setting, seed=seed, params=params, purpose=purpose)
+
+
+def _bound(choice: Choice, own_round: Round) -> float | None:
+    if no_certificate(choice) is not None or not own_round.has_held:
+        return None
+    assert choice.pick is not None
+    assert choice.pick.landscape.edge is not None
+    slope = choice.pick.landscape.edge.edge(choice.pick.params).slope_low
+    assert slope is not None
+    octaves = own_round.asked.stress_octaves
+    return stress_bound(len(own_round.counted_stress), slope, octaves)
+
+
+def stress_words(confirmation: Confirmation) -> str:
+    """``lr 4e-3 (twice the rate)``"""
+    rate = number(confirmation.stress_learning_rate)
+    return f"{LEARNING_RATE} {rate} ({times_words(confirmation.stress_octaves)})"
