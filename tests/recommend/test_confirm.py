@@ -1,0 +1,386 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from stabsearch.recommend.confirm import (
+    PlannedTrial,
+    planned_trials,
+    seeds_bound,
+    stress_bound,
+)
+from stabsearch.recommend.pick import edge_precision, recommend_from
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom
+from tests import synthetic_study as synthetic
+
+STUDY = {
+    "space": synthetic.SPACE,
+    "trainer": {"clipping": "global_norm", "optimizer": "adamw"},
+    "confirm": {"seeds": 3, "stress_octaves": 1.0},
+}
+LADDER = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
+
+
+def searched(unstable_from=0.06):
+    """Stable settings 0 to 4, the best scores at the higher rates, and unstable ones above."""
+    stable = [
+        synthetic.record(n, learning_rate=rate, score=1.0 - 0.1 * n)
+        for n, rate in enumerate(LADDER)
+    ]
+    return stable + [
+        synthetic.diverged(
+            5 + n, params={"learning_rate": unstable_from * 2**n, "max_grad_norm": 1.0}
+        )
+        for n in range(5)
+    ]
+
+
+def ended(planned, *, unstable=(), **changes):
+    """The planned trials as they end: stable, but for some purposes and seeds."""
+    records = []
+    for plan in planned:
+        is_bad = (plan.purpose, plan.seed) in unstable
+        make = synthetic.diverged if is_bad else synthetic.record
+        records.append(
+            make(
+                plan.setting,
+                plan.seed,
+                params=plan.params,
+                purpose=plan.purpose,
+                started_at=1.8e9 + plan.setting,
+                **changes,
+            )
+        )
+    return records
+
+
+ALL_STRESS = {(Purpose.STRESS, seed) for seed in range(3)}
+
+
+# --- the plan ---------------------------------------------------------------------------------
+
+
+def test_a_round_is_the_missing_seeds_and_the_stress_test():
+    records = searched()
+    pick = recommend_from(records, STUDY)
+    setting = int(pick.trial_id.split("-")[0])
+
+    planned = planned_trials(records, STUDY)
+
+    stress = pick.params | {"learning_rate": 2 * pick.params["learning_rate"]}
+    assert planned == [
+        PlannedTrial(setting=setting, seed=seed, params=pick.params, purpose=Purpose.CONFIRM)
+        for seed in (1, 2)
+    ] + [
+        PlannedTrial(setting=10, seed=seed, params=stress, purpose=Purpose.STRESS)
+        for seed in range(3)
+    ]
+
+
+def test_the_plan_is_the_same_until_one_of_its_trials_has_ended_and_shrinks_then():
+    records = searched()
+    planned = planned_trials(records, STUDY)
+    running = [replace(r, outcome=Outcome.RUNNING, score=None) for r in ended(planned)]
+
+    assert planned_trials(records, STUDY) == planned
+    assert planned_trials([*records, *running], STUDY) == planned
+    for num_ended in range(len(planned) + 1):
+        now = [*records, *ended(planned)[:num_ended]]
+        assert planned_trials(now, STUDY) == planned[num_ended:]
+
+
+def test_without_a_confirm_section_nothing_is_planned():
+    study = STUDY | {"confirm": None}
+
+    assert planned_trials(searched(), study) == []
+    assert recommend_from(searched(), study).confirmation is None
+
+
+def test_nothing_is_planned_where_nothing_is_stable():
+    records = [r for r in searched() if r.is_unstable]
+
+    assert planned_trials(records, STUDY) == []
+    assert recommend_from(records, STUDY).confirmation is None
+
+
+def test_zero_stress_octaves_is_no_stress_test():
+    study = STUDY | {"confirm": {"seeds": 3, "stress_octaves": 0}}
+    records = searched()
+
+    planned = planned_trials(records, study)
+    answer = recommend_from([*records, *ended(planned)], study)
+
+    assert [plan.purpose for plan in planned] == [Purpose.CONFIRM] * 2
+    assert answer.confirmation.has_held
+    assert answer.confirmation.p_fail_bound is None
+
+
+def test_search_seeds_count_and_failed_ones_get_no_replacement():
+    records = searched()
+    records += [
+        synthetic.record(n, 1, learning_rate=rate, outcome=Outcome.FAILED, score=None)
+        for n, rate in enumerate(LADDER)
+    ]
+    planned = planned_trials(records, STUDY)
+
+    confirm = [plan.seed for plan in planned if plan.purpose is Purpose.CONFIRM]
+    answer = recommend_from([*records, *ended(planned)], STUDY)
+
+    assert confirm == [2]
+    assert planned_trials([*records, *ended(planned)], STUDY) == []
+    assert (answer.confirmation.num_seeds, answer.confirmation.num_stable) == (2, 2)
+    assert not answer.confirmation.is_complete
+    assert not answer.confirmation.has_held
+    assert answer.confirmation.moved_from == ()
+
+
+# --- what becomes of the recommendation -------------------------------------------------------
+
+
+def test_a_setting_that_held_is_confirmed_and_bounded():
+    records = searched()
+    before = recommend_from(records, STUDY)
+
+    answer = recommend_from([*records, *ended(planned_trials(records, STUDY))], STUDY)
+
+    confirmation = answer.confirmation
+    assert answer.params == before.params
+    assert confirmation.has_held
+    assert (confirmation.num_stable, confirmation.num_stress_stable) == (3, 3)
+    assert confirmation.stress_learning_rate == 2 * answer.params["learning_rate"]
+    assert confirmation.p_fail_bound == pytest.approx(
+        stress_bound(3, answer.edge.slope_low, 1.0), rel=1e-9
+    )
+    assert answer.num_stable_seeds == answer.num_seeds == 3
+
+
+def test_a_setting_that_held_stays_although_a_better_one_is_found():
+    records = searched()
+    records += ended(planned_trials(records, STUDY))
+    held = recommend_from(records, STUDY)
+    better = [
+        synthetic.record(20 + n, learning_rate=rate, score=0.1 + n / 1000)
+        for n, rate in enumerate([1.1e-3, 1.3e-3, 1.5e-3, 1.8e-3])
+    ]
+
+    assert recommend_from([*records, *better], STUDY).params == held.params
+    assert planned_trials([*records, *better], STUDY) == []
+    without = STUDY | {"confirm": None}
+    assert recommend_from([*records, *better], without).params != held.params
+
+
+@pytest.mark.parametrize(
+    ("unstable", "moves"),
+    [
+        ({(Purpose.STRESS, 1)}, True),
+        ({(Purpose.CONFIRM, 2)}, True),
+        (ALL_STRESS, True),
+        (set(), False),
+    ],
+    ids=["one-stress-seed", "one-own-seed", "all-stress-seeds", "none"],
+)
+def test_the_recommendation_moves_when_a_complete_round_did_not_hold(unstable, moves):
+    records = searched()
+    planned = planned_trials(records, STUDY)
+    first = planned[0].setting
+
+    answer = recommend_from([*records, *ended(planned, unstable=unstable)], STUDY)
+
+    moved = (first,) if moves else ()
+    assert answer.confirmation.moved_from == moved
+    assert (int(answer.trial_id.split("-")[0]) != first) is moves
+    assert any(
+        f"Setting {first} (" in note and "did not hold" in note for note in answer.notes
+    ) is (moves)
+
+
+def test_the_recommendation_waits_for_the_whole_round():
+    records = searched()
+    planned = planned_trials(records, STUDY)
+    half = ended(planned, unstable={(Purpose.STRESS, 0)})[:3]
+    assert half[-1].is_unstable
+
+    answer = recommend_from([*records, *half], STUDY)
+
+    assert answer.confirmation.moved_from == ()
+    assert int(answer.trial_id.split("-")[0]) == planned[0].setting
+    assert planned_trials([*records, *half], STUDY) == planned[3:]
+
+
+def test_a_stress_trial_that_is_poor_and_not_unstable_does_not_count_against_the_setting():
+    records = searched()
+    planned = planned_trials(records, STUDY)
+    trials = [
+        replace(r, severity=Severity.PENALISE, symptom=str(Symptom.TIME_BLIND))
+        if r.purpose is Purpose.STRESS
+        else r
+        for r in ended(planned)
+    ]
+
+    assert recommend_from([*records, *trials], STUDY).confirmation.has_held
+
+
+def test_a_stress_trial_that_never_learned_was_killed_by_its_rate():
+    records = searched()
+    planned = planned_trials(records, STUDY)
+    dead = {
+        "outcome": Outcome.STOPPED,
+        "stopped_by": StoppedBy.GATE,
+        "severity": Severity.PRUNE,
+        "symptom": str(Symptom.NOT_LEARNING),
+    }
+    trials = [replace(r, **dead) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
+
+    answer = recommend_from([*records, *trials], STUDY)
+
+    assert answer.confirmation.moved_from == (planned[0].setting,)
+
+
+def test_after_three_rounds_the_least_risky_is_kept_and_nothing_more_is_planned():
+    records = searched()
+    rounds = []
+    while planned := planned_trials(records, STUDY):
+        rounds.append({plan.setting for plan in planned})
+        records += ended(planned, unstable=ALL_STRESS)
+
+    answer = recommend_from(records, STUDY)
+
+    assert len(rounds) == 3
+    assert [sorted(r)[-1] for r in rounds] == [10, 11, 12]  # stress settings: the next free ones
+    tried = [min(r) for r in rounds]
+    assert tried[0] > max(tried[1:])  # further down, by the new evidence
+    assert answer.params is not None
+    assert not answer.confirmation.has_held
+    assert len(answer.confirmation.moved_from) >= 2
+    assert any("Nothing held" in note for note in answer.notes)
+
+
+def test_when_the_picks_run_out_the_best_of_what_is_known_is_said():
+    records = [searched()[0], *searched()[5:]]
+    records += ended(planned_trials(records, STUDY), unstable={(Purpose.CONFIRM, 1)})
+
+    answer = recommend_from(records, STUDY)
+
+    assert answer.params["learning_rate"] == LADDER[0]
+    assert not answer.confirmation.has_held
+    assert planned_trials(records, STUDY) == []
+    assert any("no other setting is left" in note for note in answer.notes)
+    assert (answer.num_stable_seeds, answer.num_seeds) == (2, 3)
+
+
+def test_stress_trials_are_evidence_and_never_recommended():
+    records = searched()
+    planned = planned_trials(records, STUDY)
+    trials = ended(planned, score=0.01)
+
+    answer = recommend_from([*records, *trials], STUDY)
+    before = recommend_from(records, STUDY)
+
+    assert answer.params == before.params
+    assert answer.best_trial_id == before.best_trial_id
+    assert answer.edge.learning_rate_low > before.edge.learning_rate_low
+
+
+def test_where_the_rate_is_not_searched_the_stress_test_raises_the_trainers():
+    space = {"max_grad_norm": synthetic.SPACE["max_grad_norm"]}
+    study = STUDY | {"space": space, "trainer": {"learning_rate": 0.01}}
+    records = [
+        synthetic.record(n, params={"max_grad_norm": clip}, score=1 + n / 10)
+        for n, clip in enumerate([0.1, 1.0, 10.0, 50.0, 90.0])
+    ]
+    planned = planned_trials(records, study)
+    stress = [plan for plan in planned if plan.purpose is Purpose.STRESS]
+
+    assert stress[0].params == planned[0].params | {"learning_rate": 0.02}
+    held = recommend_from([*records, *ended(planned)], study)
+    assert held.confirmation.has_held
+    assert held.confirmation.p_fail_bound is None
+    moved = recommend_from([*records, *ended(planned, unstable=ALL_STRESS)], study)
+    assert moved.confirmation.moved_from == (planned[0].setting,)
+
+
+# --- the statement ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"), [(3, 0.63), (5, 0.45), (10, 0.26), (29, 0.10), (59, 0.05)]
+)
+def test_clean_seeds_alone(seeds, expected):
+    """science.md 4.1-3"""
+    assert seeds_bound(seeds) == pytest.approx(expected, abs=0.005)
+
+
+def test_clean_seeds_at_twice_the_rate_say_much_more():
+    """science.md 4.1-3: one octave divides the odds by 1000 at the lower bound of the slope."""
+    bound = stress_bound(5, math.log(1000), 1.0)
+
+    assert bound == pytest.approx(0.45 / 0.55 / 1000, rel=0.01)
+    assert stress_bound(5, math.log(1000), 2.0) == pytest.approx(bound / 1000, rel=0.01)
+    assert stress_bound(5, 0.0, 1.0) == pytest.approx(seeds_bound(5))
+
+
+@pytest.mark.parametrize(
+    ("change", "has_bound"),
+    [({}, True), ({"clip_rate": 0.0, "grad_norm_median": 0.1}, False)],
+    ids=["guarded", "unguarded"],
+)
+def test_a_bound_takes_a_guard(change, has_bound):
+    records = [replace(r, **change) for r in searched()]
+    records += ended(planned_trials(records, STUDY), **change)
+
+    answer = recommend_from(records, STUDY)
+
+    assert answer.confirmation.has_held
+    assert (answer.confirmation.p_fail_bound is not None) is has_bound
+
+
+# --- precision --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stop_when", "expected"),
+    [
+        (None, None),
+        ({"edge_within_octaves": 3.0}, True),
+        ({"edge_within_octaves": 0.01}, False),
+    ],
+)
+def test_precision_is_asked_for(stop_when, expected):
+    study = STUDY | {"stop_when": stop_when}
+
+    assert recommend_from(searched(), study).is_precise is expected
+
+
+def test_without_an_edge_nothing_is_precise():
+    study = STUDY | {"stop_when": {"edge_within_octaves": 3.0}}
+    stable = searched()[:5]
+
+    assert recommend_from(stable, study).is_precise is False
+    assert edge_precision(stable, study) is None
+    assert edge_precision([], study) is None
+
+
+def test_precision_is_that_of_the_recommended_setting():
+    records = searched()
+
+    assert edge_precision(records, STUDY) == pytest.approx(
+        recommend_from(records, STUDY).edge.half_width_octaves, rel=0.05
+    )
+
+
+def test_precision_without_a_candidate_is_that_of_the_middle_clip():
+    records = [
+        replace(
+            r,
+            outcome=Outcome.STOPPED,
+            stopped_by=StoppedBy.PROBE,
+            purpose=Purpose.PROBE,
+            steps=synthetic.STEPS // 2,
+            score=None,
+        )
+        if r.is_stable
+        else r
+        for r in searched()
+    ]
+
+    assert 0.1 < edge_precision(records, STUDY) < 3
