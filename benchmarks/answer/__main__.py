@@ -3,13 +3,14 @@
 python -m benchmarks.answer                       all grids that have a complete seed
 python -m benchmarks.answer --print --grids sgd   one of them, printed only
 python -m benchmarks.answer --kept                no search: what the last ones came to
+python -m benchmarks.answer --kept --fresh 30     train the answers again for up to 30 minutes
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.answer import document, replay
+from benchmarks.answer import document, fresh, replay
 from benchmarks.answer.methods import METHODS
 from benchmarks.truth.grids import GRIDS
 
@@ -27,11 +28,21 @@ def main() -> None:
     )
     parser.add_argument("--repetitions", type=int, default=replay.REPETITIONS)
     parser.add_argument("--kept", action="store_true", help="do not search again")
+    parser.add_argument(
+        "--fresh",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="train the answers again under fresh seeds, for so long at most",
+    )
     parser.add_argument("--print", action="store_true", help="leave the document alone")
     arguments = parser.parse_args()
     if not arguments.kept:
         methods = [m for m in METHODS if any(text in m for text in arguments.methods)]
         replay.keep(replay.replay(arguments.grids, methods, arguments.repetitions))
+    if arguments.fresh:
+        outcomes = {grid: replay.kept(grid) for grid in arguments.grids}
+        fresh.train_answers(outcomes, arguments.fresh)
     document.main(arguments.grids, is_written=not arguments.print)
 
 

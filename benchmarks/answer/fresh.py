@@ -1,0 +1,220 @@
+"""What the answers are worth: each is trained again, under seeds that no search has seen.
+
+Every setting that some search answered is trained with the grid's own trainer
+
+    same      10 fresh seeds
+    doubled   10 fresh seeds at twice its learning rate
+    longer    up to 10 fresh seeds for 4 times as many steps, the schedule stretched
+
+and labelled as the grid's own trials are (``benchmarks/truth/labels.py``), among the trials of
+the grid's first seed: unstable is failed. The settings that were answered most often come first.
+One file per training; what is there is not trained again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import multiprocessing
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from benchmarks.answer.blackbox import Setting
+from benchmarks.answer.replay import FOLDER, PROCESSES, Outcome
+from benchmarks.truth.generate import begin, prepared
+from benchmarks.truth.grids import GRIDS, STORAGE, Grid
+from benchmarks.truth.labels import Course, Label, course_of, label_grid
+from benchmarks.truth.replay import load
+from stabsearch.records import Report, TrialFacts
+from stabsearch.results.store import StudyStore
+from stabsearch.spec import TrainerSpec
+
+FIRST_SEED = 1000
+SEEDS = 10
+LONGER = 4
+FEWEST_LONGER = 3
+LONGER_SECONDS = 60.0
+"""Time that the longer trainings of a setting may take on all processes; fewer seeds if they would
+take more."""
+FRESH_ID = "fresh"
+
+
+class Kind(StrEnum):
+    SAME = "same"
+    DOUBLED = "doubled"
+    LONGER = "longer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training."""
+
+    grid: str
+    setting: Setting
+    kind: Kind
+    seed: int
+
+    def path(self, folder: Path) -> Path:
+        setting = f"{self.setting.clip_index}_{self.setting.learning_rate:g}"
+        return folder / "fresh" / self.grid / setting / f"{self.kind}_{self.seed}.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fresh:
+    """What became of it, as it is kept."""
+
+    fingerprint: str
+    """Of the grid."""
+    failed: bool
+    ends_dead: bool
+    had_excursion: bool
+    score: float
+    """Of the averaged weights at the end; NaN and infinity as they were."""
+    eval_loss: float
+    steps: int
+    train_seconds: float
+
+
+def train_answers(
+    outcomes: dict[str, list[Outcome]], minutes: float = math.inf, folder: Path = FOLDER
+) -> None:
+    """Train what is missing, until the time is up. May be killed and started again."""
+    todo = [job for job in jobs_of(outcomes) if read(job, folder) is None]
+    if not todo:
+        return
+    started = time.monotonic()
+    waiting, running, done = iter(todo), set[Future[None]](), 0
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=begin) as pool:
+        while True:
+            is_time = time.monotonic() - started < 60 * minutes
+            while is_time and len(running) < PROCESSES and (job := next(waiting, None)):
+                running.add(pool.submit(train_and_keep, job, folder))
+            if not running:
+                break
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                future.result()
+                done += 1
+            left = (time.monotonic() - started) / done * (len(todo) - done)
+            print(f"\r{done} of {len(todo)} trainings, {left / 60:.0f} min left    ", end="")
+    print(flush=True)
+
+
+def jobs_of(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
+    """The trainings, those of the most frequent answers first."""
+    counts = Counter(
+        (grid, outcome.answer)
+        for grid, them in outcomes.items()
+        for outcome in them
+        if outcome.answer is not None
+    )
+    for (grid, setting), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        for kind in Kind:
+            for k in range(seeds_of(grid, kind)):
+                yield Job(grid=grid, setting=setting, kind=kind, seed=FIRST_SEED + k)
+
+
+@functools.cache
+def seeds_of(grid: str, kind: Kind) -> int:
+    """How many seeds a kind of training gets."""
+    if kind is not Kind.LONGER:
+        return SEEDS
+    records = StudyStore(_grid(grid).study(STORAGE).path).finished_records()
+    seconds = LONGER * statistics.median(record.train_seconds for record in records)
+    return min(SEEDS, max(FEWEST_LONGER, int(LONGER_SECONDS * PROCESSES / seconds)))
+
+
+def trainer_of(job: Job) -> TrainerSpec:
+    """The grid's trainer at the setting, or at what the kind of training makes of it."""
+    grid = _grid(job.grid)
+    factor = 2.0 if job.kind is Kind.DOUBLED else 1.0
+    clip = list(grid.learning_rates)[job.setting.clip_index]
+    fields = json.loads(
+        grid.study()
+        .trainer_for({"learning_rate": factor * job.setting.learning_rate, "max_grad_norm": clip})
+        .model_dump_json()
+    )
+    if job.kind is Kind.LONGER:
+        for name in ("max_train_steps", "report_every", "eval_every"):
+            fields[name] *= LONGER
+    return TrainerSpec.model_validate(fields)
+
+
+def train_and_keep(job: Job, folder: Path) -> None:
+    """In a process of its own."""
+    from stabsearch.training.trainer import Trainer
+
+    spec = trainer_of(job)
+    trainer = Trainer(spec, job.seed, prepared(spec.data.model_dump_json()))
+    reports = []
+    while not trainer.is_finished:
+        reports.append(trainer.train_window())
+    keep(job, judge(job, spec.learning_rate, trainer.facts, reports), folder)
+
+
+def judge(job: Job, learning_rate: float, facts: TrialFacts, reports: Sequence[Report]) -> Fresh:
+    """Its label among the trials of the grid's first seed."""
+    grid = _grid(job.grid)
+    peers = grid_courses(job.grid)
+    clip = list(grid.learning_rates)[job.setting.clip_index]
+    course = course_of(FRESH_ID, peers[0].seed, learning_rate, clip, facts, reports)
+    truth = label_grid([*peers, course])[FRESH_ID]
+    last = reports[-1].evaluation
+    assert last is not None
+    return Fresh(
+        fingerprint=grid.fingerprint(),
+        failed=truth.label is Label.UNSTABLE,
+        ends_dead=truth.ends_dead,
+        had_excursion=truth.had_excursion,
+        score=last.score_ema,
+        eval_loss=last.loss_ema,
+        steps=reports[-1].step,
+        train_seconds=reports[-1].train_seconds,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def grid_courses(grid: str) -> list[Course]:
+    """The trials of a grid's first seed."""
+    return [trial.course for trial in load(replace(_grid(grid), seeds=1))]
+
+
+def keep(job: Job, fresh: Fresh, folder: Path) -> None:
+    path = job.path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(fresh)))
+    temporary.replace(path)
+
+
+def read(job: Job, folder: Path = FOLDER) -> Fresh | None:
+    """What is kept of a training; None if it is missing, or of another grid of that name."""
+    path = job.path(folder)
+    if not path.exists():
+        return None
+    fresh = Fresh(**json.loads(path.read_text()))
+    return fresh if fresh.fingerprint == _grid(job.grid).fingerprint() else None
+
+
+def trainings(grid: str, setting: Setting, kind: Kind, folder: Path = FOLDER) -> list[Fresh]:
+    """All that is known of a setting."""
+    jobs = (Job(grid=grid, setting=setting, kind=kind, seed=FIRST_SEED + k) for k in range(SEEDS))
+    return [fresh for job in jobs if (fresh := read(job, folder)) is not None]
+
+
+def failure_rate(them: Iterable[Fresh]) -> float | None:
+    """Share that failed; None of none."""
+    failed = [fresh.failed for fresh in them]
+    return statistics.fmean(failed) if failed else None
+
+
+def _grid(name: str) -> Grid:
+    return next(grid for grid in GRIDS if grid.name == name)
