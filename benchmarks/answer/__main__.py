@@ -4,13 +4,14 @@ python -m benchmarks.answer                       all grids that have a complete
 python -m benchmarks.answer --print --grids sgd   one of them, printed only
 python -m benchmarks.answer --kept                no search: what the last ones came to
 python -m benchmarks.answer --kept --fresh 30     train the answers again for up to 30 minutes
+python -m benchmarks.answer --kept --end-to-end 3 and some searches for real, on a free machine
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.answer import document, fresh, replay
+from benchmarks.answer import document, end_to_end, fresh, replay
 from benchmarks.answer.methods import METHODS
 from benchmarks.truth.grids import GRIDS
 
@@ -35,6 +36,13 @@ def main() -> None:
         metavar="MINUTES",
         help="train the answers again under fresh seeds, for so long at most",
     )
+    parser.add_argument(
+        "--end-to-end",
+        type=int,
+        default=0,
+        metavar="REPETITIONS",
+        help="search for real, with Ray, Ray Tune's way and ours; on a machine that is free",
+    )
     parser.add_argument("--print", action="store_true", help="leave the document alone")
     arguments = parser.parse_args()
     if not arguments.kept:
@@ -43,6 +51,8 @@ def main() -> None:
     if arguments.fresh:
         outcomes = {grid: replay.kept(grid) for grid in arguments.grids}
         fresh.train_answers(outcomes, arguments.fresh)
+    if arguments.end_to_end:
+        end_to_end.run(arguments.end_to_end)
     document.main(arguments.grids, is_written=not arguments.print)
 
 

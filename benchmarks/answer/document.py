@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.answer import end_to_end
 from benchmarks.answer.blackbox import Oracle, Setting
 from benchmarks.answer.fresh import LONGER, SEEDS, Kind, failure_rate, trainings
 from benchmarks.answer.methods import METHODS, TRIALS
@@ -78,6 +79,8 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
         "those whose answer was measured so."
     )
     yield table(["method", "settings"], [[name, entry.what] for name, entry in METHODS.items()])
+    if runs := end_to_end.kept():
+        yield end_to_end.section(runs)
     for split in Split:
         grids = [g.name for g in GRIDS if g.split is split and g.name in by_grid]
         if grids:

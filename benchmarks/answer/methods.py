@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
@@ -16,6 +18,11 @@ from benchmarks.answer.virtual import Method
 
 TRIALS = 32
 """Of every search, at most."""
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "tpe": {"searcher": {"name": "tpe"}},
+}
+"""How stabsearch searches: fields of a study file. The last one is what peers are held against."""
 
 MakeMethod = Callable[[Blackbox, int, int], Method]
 """From the trainer, the number of trials and the seed of the repetition."""
@@ -79,7 +86,10 @@ METHODS: dict[str, Entry] = {
         what="ASHA(max_t=evaluations) with its default searcher (random): grace_period=1, "
         "reduction_factor=3",
     ),
-    "stabsearch: tpe": Entry(
-        make=strategy(searcher={"name": "tpe"}), what="the defaults of a study file", is_ours=True
-    ),
+    **{
+        f"stabsearch: {name}": Entry(
+            make=strategy(**fields), what=f"a study file with `{json.dumps(fields)}`", is_ours=True
+        )
+        for name, fields in STRATEGIES.items()
+    },
 }
