@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup search test test-slow check format bench faults objectives spaces truth gate-truth clean
+.PHONY: help setup search test test-slow check format bench faults objectives spaces truth answer gate-truth clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,10 @@ spaces: $(INSTALLED)  ## Run every study file end to end and keep its answer (ha
 
 truth: $(INSTALLED)  ## Verdicts against grids of trials whose end is known (an hour of training once, then minutes).
 	$(BIN)/python -m benchmarks.truth
+
+answer: $(INSTALLED)  ## The answers of stabsearch and of other tuners: what they cost, what they are worth (after `make truth`).
+	@$(PIP_INSTALL) --group peers
+	$(BIN)/python -m benchmarks.answer
 
 gate-truth: $(INSTALLED)  ## Train the demo's settings to the end without the gate; compare the verdicts.
 	$(BIN)/python -m benchmarks.gate_truth
