@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from stabsearch.recommend.space import (
     Floats,
-    field_value,
     gradient_ceiling,
     learning_rate_of,
     norm_threshold,
+    steps_with_gradient,
 )
 from stabsearch.records import Outcome, Severity, Symptom, TrialRecord
 
-MIN_BUDGET_SHARE = 0.5
-"""A trial that ended early without diverging says "stable here" only if it went this far."""
+DETECTION = ((0.05, 0.0), (0.075, 0.50), (0.10, 0.87), (0.20, 0.92), (0.50, 0.95), (1.0, 1.0))
+"""(share of the budget, share of the trials that end unstable which the rules have called by
+then), linear in between; measured on 135 unstable trials (docs/benchmarks.md, section truth)."""
 
 CLEARLY_BELOW = 1.0
 """Octaves. Where clipping guards, one octave takes the failure odds from even to 1 in 6000."""
 
 MIN_STABLE_ABOVE = 3
 """One or two stable trials above an unstable one may be luck."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one trial adds to the likelihood of an edge.
+
+    P(unstable) of a trial that was unstable, 1 - detection x P(unstable) of one that was not: had
+    it been going to fail, it would have shown it by then with that probability.
+    """
+
+    is_unstable: bool
+    detection: float = 1.0
 
 
 def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> frozenset[str]:
@@ -40,7 +54,7 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
     def reach(record: TrialRecord) -> tuple[float, float]:
         """Learning rate, and under SGD the largest step: AdamW undoes the scale of gradients."""
         learning_rate = learning_rate_of(record.params)
-        if field_value(study, record.params, "optimizer") != "sgd":
+        if not steps_with_gradient(study, record.params):
             return learning_rate, learning_rate
         clip = norm_threshold(study, record.params)
         return learning_rate, learning_rate * min(
@@ -70,18 +84,27 @@ def never_learned(record: TrialRecord) -> bool:
     )
 
 
-def evidence(record: TrialRecord, *, is_unstable: bool) -> bool | None:
-    """True beyond the edge, False within it, None if the trial cannot tell.
+def evidence(record: TrialRecord, *, is_unstable: bool) -> Evidence | None:
+    """None if the trial cannot tell.
 
-    A trial that was stopped by rank or still runs is evidence of stability once half of its budget
-    passed without divergence. Failed trials say nothing: the machine failed, not the setting.
+    A trial that ended early without divergence, or still runs, is evidence of stability in the
+    measure of how many failures show by then. Failed trials say nothing: the machine failed, not
+    the setting.
     """
     if is_unstable:
-        return True
+        return Evidence(is_unstable=True)
     if record.outcome is Outcome.FAILED or never_learned(record):
         return None
-    is_long = record.steps >= MIN_BUDGET_SHARE * record.max_train_steps
-    return False if record.outcome is Outcome.COMPLETED or is_long else None
+    if record.outcome is Outcome.COMPLETED:
+        return Evidence(is_unstable=False)
+    detection = detected_by(record.steps / record.max_train_steps)
+    return Evidence(is_unstable=False, detection=detection) if detection > 0 else None
+
+
+def detected_by(share: float) -> float:
+    """The share of failing trials that have failed visibly by a share of their budget."""
+    shares, detected = zip(*DETECTION, strict=True)
+    return float(np.interp(share, shares, detected))
 
 
 def out_of_order(octaves: Floats, unstable: np.ndarray) -> np.ndarray:

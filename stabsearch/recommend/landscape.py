@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.edge import EdgePosterior, fit_edge
+from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import evidence, unstable_trials
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -43,7 +44,7 @@ class Landscape:
     """Ids of the trials that are evidence of lying beyond the edge."""
     surface: Surface | None
     """None with too few trials."""
-    edge: EdgePosterior | None
+    edge: EdgePosterior | EdgeProcess | None
     """None if only one side of the edge was seen, or the learning rate was not searched."""
     octaves: float
     """The study's margin: how far around a setting its worst score counts, and how far above it
@@ -165,7 +166,7 @@ def _landscape(
         records=tuple(records),
         unstable=unstable,
         surface=fit_surface(space, records, dead, unstable) if dead else None,
-        edge=fit_edge(records, told, space.axis(LEARNING_RATE)),
+        edge=fit_edge(records, told, space, study),
         octaves=margin_octaves(study),
     )
 

@@ -18,6 +18,10 @@ MAX_GRAD_NORM = "max_grad_norm"
 CLIP_REACH = 4.0
 """Gradients are hardly ever this many times their median (outside a failure)."""
 
+STEPS_WITH_GRADIENT = ("sgd", "ASGD")
+"""Optimizers whose step is as large as the gradient that clipping leaves; the others undo its
+scale."""
+
 Floats = NDArray[np.float64]
 
 
@@ -96,6 +100,11 @@ def field_value(study: Mapping[str, Any], params: Params, name: str) -> ParamVal
     trainer: Mapping[str, Any] = study.get("trainer") or {}
     value: ParamValue = ({**trainer, **study.get("space", {}), **params}).get(name)
     return None if isinstance(value, Mapping) else value
+
+
+def steps_with_gradient(study: Mapping[str, Any], params: Params) -> bool:
+    """Whether clipping is part of the step's size, lr x E[coef]."""
+    return field_value(study, params, "optimizer") in STEPS_WITH_GRADIENT
 
 
 def norm_threshold(study: Mapping[str, Any], params: Params) -> ParamValue:

@@ -3,27 +3,45 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stabsearch.recommend.evidence import evidence, out_of_order, unstable_trials
+from stabsearch.recommend.evidence import (
+    Evidence,
+    detected_by,
+    evidence,
+    out_of_order,
+    unstable_trials,
+)
 from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
 from tests import synthetic_study as synthetic
 
 HALF = synthetic.STEPS // 2
 NOT_LEARNING = {"symptom": str(Symptom.NOT_LEARNING), "severity": Severity.PRUNE}
 BY_RANK = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK}
+ENDED_BY = {
+    by: {"outcome": Outcome.STOPPED, "stopped_by": by} for by in (StoppedBy.PROBE, StoppedBy.GAUGE)
+}
+PROBE = synthetic.STEPS // 10
+BEYOND, WITHIN = Evidence(is_unstable=True), Evidence(is_unstable=False)
+WITHIN_BY = {
+    share: Evidence(is_unstable=False, detection=detection)
+    for share, detection in ((0.1, 0.87), (0.5, 0.95))
+}
 BY_GATE = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.GATE, "steps": 300}
 
 
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        (synthetic.record(), False),
-        (synthetic.diverged(), True),
-        (synthetic.record(severity=Severity.PENALISE, symptom="lost_progress"), True),
+        (synthetic.record(), WITHIN),
+        (synthetic.diverged(), BEYOND),
+        (synthetic.record(severity=Severity.PENALISE, symptom="lost_progress"), BEYOND),
         (synthetic.record(**NOT_LEARNING), None),
         (synthetic.record(**NOT_LEARNING, **BY_GATE), None),
-        (synthetic.record(**BY_RANK, steps=HALF - 1), None),
-        (synthetic.record(**BY_RANK, steps=HALF), False),
-        (synthetic.record(outcome=Outcome.RUNNING, steps=100), None),
+        (synthetic.record(**BY_RANK, steps=HALF), WITHIN_BY[0.5]),
+        (synthetic.record(**BY_RANK, steps=PROBE), WITHIN_BY[0.1]),
+        (synthetic.record(**ENDED_BY[StoppedBy.PROBE], steps=PROBE), WITHIN_BY[0.1]),
+        (synthetic.record(**ENDED_BY[StoppedBy.GAUGE], steps=PROBE), WITHIN_BY[0.1]),
+        (synthetic.record(outcome=Outcome.RUNNING, steps=PROBE), WITHIN_BY[0.1]),
+        (synthetic.record(outcome=Outcome.RUNNING, steps=PROBE // 2), None),
         (synthetic.record(outcome=Outcome.FAILED, steps=synthetic.STEPS), None),
         (replace(synthetic.diverged(), outcome=Outcome.FAILED), None),
     ],
@@ -33,9 +51,12 @@ BY_GATE = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.GATE, "steps": 30
         "penalised",
         "not-learning",
         "not-learning-stopped",
-        "rank-early",
         "rank-late",
+        "rank-early",
+        "probe",
+        "gauge",
         "running",
+        "just-begun",
         "failed",
         "failed-after-a-verdict",
     ],
@@ -43,7 +64,26 @@ BY_GATE = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.GATE, "steps": 30
 def test_what_a_trial_says_of_the_edge(record, expected):
     is_unstable = record.trial_id in unstable_trials([record], {})
 
-    assert evidence(record, is_unstable=is_unstable) is expected
+    assert evidence(record, is_unstable=is_unstable) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.0, 0.0),
+        (0.05, 0.0),
+        (0.0625, 0.25),
+        (0.075, 0.5),
+        (0.1, 0.87),
+        (0.2, 0.92),
+        (0.35, 0.935),
+        (0.5, 0.95),
+        (1.0, 1.0),
+    ],
+)
+def test_the_share_of_failures_that_show_by_then(share, expected):
+    """docs/benchmarks.md, section truth: rules, tuning grids; linear in between."""
+    assert detected_by(share) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("ending", [{}, BY_GATE], ids=["without-gate", "stopped-by-gate"])

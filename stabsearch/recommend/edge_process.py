@@ -1,0 +1,117 @@
+"""The edge where failure does not grow with the learning rate: a Gaussian process classifier.
+
+It follows the trials wherever they lead, and so it has no slope, and says nothing beyond the rates
+that were tried. The edge is where, coming from the lowest rate, half of the runs fail first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+from stabsearch.recommend.coordinates import Coordinates
+from stabsearch.recommend.space import Floats, learning_rate_of
+from stabsearch.records import Edge, EdgeModel, Params, TrialRecord
+
+STEPS_PER_OCTAVE = 16
+
+Z90 = 1.645
+"""Standard deviations to either end of a 90% interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeProcess:
+    """P(unstable) as a smooth function of log2 learning rate and what else moves the edge."""
+
+    process: GaussianProcessClassifier
+    coordinates: Coordinates
+    lowest: float
+    """log2 of the lowest tried learning rate, as the coordinates shift it."""
+    highest: float
+    out_of_order: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def edge(self, params: Params) -> Edge:
+        """The edge along the learning rate, all other parameters as in ``params``."""
+        shift = self.coordinates.log_coefficient(params)
+        octaves = np.linspace(
+            self.lowest, self.highest, int((self.highest - self.lowest) * STEPS_PER_OCTAVE) + 2
+        )
+        mean, spread = self._latent(octaves, params)
+        p = _squashed(mean, spread)
+
+        def rate(failing: np.ndarray) -> float:
+            first = int(np.argmax(failing)) if failing.any() else len(octaves) - 1
+            return float(2.0 ** (octaves[first] - shift))
+
+        safe_logit = np.log(0.05 / 0.95)
+        return Edge(
+            learning_rate=rate(p >= 0.5),
+            learning_rate_low=rate(mean + Z90 * spread >= 0),
+            learning_rate_high=rate(mean - Z90 * spread >= 0),
+            learning_rate_safe=rate(p > 0.05),
+            learning_rate_safe_low=rate(mean + Z90 * spread >= safe_logit),
+            learning_rate_safe_high=rate(mean - Z90 * spread >= safe_logit),
+            slope=None,
+            slope_low=None,
+            model=EdgeModel.GAUSSIAN_PROCESS,
+        )
+
+    def probability(self, learning_rates: Floats, params: Params) -> Floats:
+        """P(unstable) at each of ``learning_rates[n]``; outside of the tried range, that of its
+        end."""
+        octaves = np.log2(learning_rates) + self.coordinates.log_coefficient(params)
+        return _squashed(*self._latent(np.clip(octaves, self.lowest, self.highest), params))
+
+    def _latent(self, octaves: Floats, params: Params) -> tuple[Floats, Floats]:
+        columns = self.coordinates.columns(params)
+        points = np.column_stack([octaves, np.tile(columns, (len(octaves), 1))])
+        mean, variance = self.process.latent_mean_and_variance(points)
+        return np.asarray(mean), np.sqrt(np.maximum(np.asarray(variance), 0.0))
+
+
+def fit_process(
+    records: Sequence[TrialRecord],
+    unstable: np.ndarray,
+    coordinates: Coordinates,
+    out_of_order: tuple[str, ...],
+    remarks: tuple[str, ...],
+) -> EdgeProcess:
+    """The process through trials of both sides."""
+    octaves = np.array(
+        [
+            np.log2(learning_rate_of(r.params)) + coordinates.log_coefficient(r.params)
+            for r in records
+        ]
+    )
+    columns = np.array([coordinates.columns(record.params) for record in records])
+    # Octaves of rate, octaves of clip, parts of a range: start, shortest, longest.
+    lengths = [(1.5, 0.5, 6.0), (4.0, 1.5, 32.0)] + [(1.0, 0.3, 10.0)] * len(coordinates.others)
+    kernel = ConstantKernel(9.0, (1.0, 100.0)) * RBF(
+        [start for start, _, _ in lengths], [(low, high) for _, low, high in lengths]
+    )
+    process = GaussianProcessClassifier(kernel, random_state=0)
+    with warnings.catch_warnings():
+        # A length at its bound is an answer: the bounds are what we believe before the data.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(np.column_stack([octaves, columns]), unstable.astype(int))
+    return EdgeProcess(
+        process=process,
+        coordinates=coordinates,
+        lowest=float(octaves.min()),
+        highest=float(octaves.max()),
+        out_of_order=out_of_order,
+        remarks=remarks,
+    )
+
+
+def _squashed(mean: Floats, spread: Floats) -> Floats:
+    """Mean of the logistic function of a normal variable (MacKay 1992, eq. 10)."""
+    result: Floats = 0.5 * (1 + np.tanh(0.5 * mean / np.sqrt(1 + np.pi * spread**2 / 8)))
+    return result

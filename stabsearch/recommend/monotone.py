@@ -1,0 +1,79 @@
+"""Does failure grow with the learning rate? The fitted logistic against what may only rise.
+
+The statistic is the deviance of a logistic fit minus that of an isotonic one (science.md 4.1-1).
+Its bar is calibrated for every study: trials are drawn again from the fitted logistic, at the same
+settings, and both are fitted to them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from sklearn.isotonic import isotonic_regression
+
+from stabsearch.recommend.space import Floats
+
+MAX_FALSE_ALARMS = 1 / 50
+"""Share of the studies with a logistic edge in which the check may say otherwise."""
+
+NUM_SIMULATIONS = 199
+
+LOG_SLOPE, LOG_SLOPE_SPREAD, INTERCEPT_SPREAD = math.log(3.0), 0.8, 4.0
+"""The priors of the edge, here as penalties: separable trials have no largest likelihood."""
+
+
+def is_not_logistic(octaves: Floats, unstable: np.ndarray) -> bool:
+    """Whether trials ``[n]`` at log2 learning rates ``octaves`` deny a logistic edge.
+
+    One in fifty studies with such an edge is called so.
+    """
+    order = np.argsort(octaves, kind="stable")
+    octaves, outcomes = octaves[order], unstable[order].astype(np.float64)[None]
+    intercepts, slopes = _logistic(octaves, outcomes)
+    p = 1 / (1 + np.exp(-np.clip(slopes[0] * (octaves - intercepts[0]), -50, 50)))
+    draws = np.random.default_rng(0).random((NUM_SIMULATIONS, len(octaves)))
+    simulated = (draws < p).astype(np.float64)
+    lack = lack_of_fit(octaves, outcomes)[0]
+    as_large = int((lack_of_fit(octaves, simulated) >= lack - 1e-9).sum())
+    return (1 + as_large) / (1 + NUM_SIMULATIONS) <= MAX_FALSE_ALARMS
+
+
+def lack_of_fit(octaves: Floats, outcomes: Floats) -> Floats:
+    """Deviance of a logistic fit minus that of an isotonic one, for ``outcomes[studies, n]`` (1 is
+    a failure) at ``octaves[n]`` in rising order."""
+    intercepts, slopes = _logistic(octaves, outcomes)
+    logits = slopes[:, None] * (octaves - intercepts[:, None])
+    logistic = np.logaddexp(0.0, np.where(outcomes > 0, -logits, logits)).sum(axis=1)
+    isotonic = np.array([_isotonic_loss(outcome) for outcome in outcomes])
+    result: Floats = 2 * (logistic - isotonic)
+    return result
+
+
+def _isotonic_loss(outcome: Floats) -> float:
+    p = isotonic_regression(outcome, y_min=1e-9, y_max=1 - 1e-9)
+    return float(-np.log(np.where(outcome > 0, p, 1 - p)).sum())
+
+
+def _logistic(octaves: Floats, outcomes: Floats) -> tuple[Floats, Floats]:
+    """Intercepts and slopes ``[studies]`` of the largest posterior density, by Newton's method."""
+    middle = (octaves[0] + octaves[-1]) / 2
+    intercepts = np.full(len(outcomes), middle)
+    log_slopes = np.full(len(outcomes), LOG_SLOPE)
+    for _ in range(25):
+        slopes = np.exp(log_slopes)[:, None]
+        logits = slopes * (octaves - intercepts[:, None])
+        p = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+        off, weight = outcomes - p, p * (1 - p)
+        towards_b = (-slopes * off).sum(1) - (intercepts - middle) / INTERCEPT_SPREAD**2
+        towards_s = (logits * off).sum(1) - (log_slopes - LOG_SLOPE) / LOG_SLOPE_SPREAD**2
+        bb = (slopes**2 * weight).sum(1) + INTERCEPT_SPREAD**-2
+        ss = (logits**2 * weight).sum(1) + LOG_SLOPE_SPREAD**-2
+        bs = (-slopes * logits * weight).sum(1)
+        determinant = bb * ss - bs**2
+        intercepts = intercepts + np.clip(
+            (ss * towards_b - bs * towards_s) / determinant, -1.0, 1.0
+        )
+        step = np.clip((bb * towards_s - bs * towards_b) / determinant, -0.5, 0.5)
+        log_slopes = np.clip(log_slopes + step, -2.0, 4.0)
+    return intercepts, np.exp(log_slopes)
