@@ -31,7 +31,7 @@ search: $(INSTALLED)  ## Run the demo study (STUDY=file for another); again: res
 	$(BIN)/stabsearch run $(STUDY)
 
 test: $(INSTALLED)  ## Run the tests (a few minutes; a real Ray, no GPU, no network).
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED)  ## Run the tests that take minutes each.
 	$(BIN)/python -m pytest -m slow --timeout 1800
