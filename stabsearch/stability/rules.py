@@ -55,8 +55,8 @@ class Rule:
 SLOPE_SHARE = 0.4
 SLOPE_MIN_WINDOWS = 4
 SCALER_GRACE_STEPS = 25
-EXCURSION_SIGMAS = 3.0
-"""Standard deviations of a mean of squared normal numbers."""
+RISEN_RATE = 2.0
+"""A learning rate that has grown this much since the lowest loss is the first suspect."""
 EXCURSION_GRACE_STEPS = 100
 """Steps after warm-up in which a high batch loss is not yet an excursion."""
 EXTRAPOLATED_FROM = 0.15
@@ -110,8 +110,20 @@ def find_non_finite(report: Report, window: TrialWindow, limits: Limits) -> Find
             "what": "loss or gradient became NaN or Inf"
             if lost_steps or is_evaluation_bad
             else "loss scaling skips most steps, because scaled gradients overflow,",
-            "remedy": BROKEN_BATCH if _is_sound(report, window) else LOWER_LR_AND_CLIP,
+            "remedy": _risen_rate(report, window)
+            or (BROKEN_BATCH if _is_sound(report, window) else LOWER_LR_AND_CLIP),
         },
+    )
+
+
+def _risen_rate(report: Report, window: TrialWindow) -> str:
+    """Advice for a trial whose learning rate has gone up since it was at its best; else empty."""
+    times = report.learning_rate / window.best_learning_rate
+    if not RISEN_RATE <= times < math.inf:
+        return ""
+    return (
+        f"The learning rate is {times:.2g} times what it was at step {window.best_step}, where "
+        "the loss was lowest: check its schedule, or lower its peak."
     )
 
 
@@ -139,6 +151,7 @@ def find_lost_progress(report: Report, window: TrialWindow, limits: Limits) -> F
         severity=Severity.PRUNE if is_prune else Severity.PENALISE,
         step=report.step,
         timestep_bin=window.worst_judged_bin(window.bin_lost_progress),
+        words={"remedy": _risen_rate(report, window) or LOWER_LR},
     )
 
 
@@ -167,7 +180,7 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
     has_diverged = is_hopeless or window.max_lost_progress > limits["R1b.penalise"]
     is_alive = not has_diverged and current < window.alive_bar
     # One that blew up in its first steps and fell back to the output 0 has lost no window's worth.
-    has_diverged |= window.rise > limits["R1d.excursion"] * _batch_noise(window) and not is_alive
+    has_diverged |= window.rise > limits["R1d.excursion"] * window.batch_noise and not is_alive
     reference = facts.reference
     relative = [
         loss / max((constant + isotropic) / 2, 1e-300)
@@ -186,7 +199,8 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
         words={
             "bar": f"{limits['R1c.hopeless']:g} times that of a model that outputs 0"
             if is_hopeless
-            else "half-way to a constant prediction, and not falling"
+            else "half-way to a constant prediction, and not falling",
+            "remedy": _risen_rate(report, window) or LOWER_LR,
         },
     )
 
@@ -212,7 +226,7 @@ def find_catastrophic_excursion(
     report_start = report.step - facts.report_every
     if report_start < window.warmup_end + EXCURSION_GRACE_STEPS:
         return None
-    threshold = limits["R1d.excursion"] * window.zero * _batch_noise(window)
+    threshold = limits["R1d.excursion"] * window.zero * window.batch_noise
     if not report.max_batch_loss > threshold:
         return None
     rise = [
@@ -227,14 +241,12 @@ def find_catastrophic_excursion(
         severity=Severity.PENALISE if is_guarded(report, window, limits) else Severity.PRUNE,
         step=report.step,
         timestep_bin=window.worst_judged_bin(rise),
-        words={"times": f"{limits['R1d.excursion']:g}"},
+        words={
+            "times": f"{limits['R1d.excursion']:g}",
+            "remedy": _risen_rate(report, window)
+            or (BROKEN_EXAMPLES if window.is_passing(report) else CLIP_AND_LOWER_LR),
+        },
     )
-
-
-def _batch_noise(window: TrialWindow) -> float:
-    """How far above its mean a batch loss may be without any fault of the model's, as a factor: a
-    batch of few numbers is far from it."""
-    return 1 + EXCURSION_SIGMAS * math.sqrt(2 / window.facts.batch_numbers)
 
 
 def is_guarded(report: Report, window: TrialWindow, limits: Limits) -> bool:
@@ -695,7 +707,12 @@ def find_frozen_parameters(report: Report, window: TrialWindow, limits: Limits) 
         symptom=Symptom.FROZEN_PARAMETERS,
         severity=Severity.WARN,
         step=report.step,
-        words={"names": ", ".join(names[:3]) + more},
+        words={
+            "matrices": "1 weight matrix has"
+            if len(names) == 1
+            else f"{len(names)} weight matrices have",
+            "names": ", ".join(names[:3]) + more,
+        },
     )
 
 
@@ -725,7 +742,12 @@ BROKEN_BATCH = (
     "The loss was sound until then: look for a broken example, or for an operation such as sqrt "
     "or log near 0. nonfinite_gradients skip passes over such steps."
 )
+BROKEN_EXAMPLES = (
+    "The very next batch is as ever: look for broken examples in these batches. With sound data, "
+    "clip with max_grad_norm 1 and lower the learning rate."
+)
 LOWER_LR = "Lower the learning rate: it is above the largest stable one for this clipping."
+CLIP_AND_LOWER_LR = "Clip with max_grad_norm 1 and lower the learning rate."
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -739,7 +761,7 @@ RULES: tuple[Rule, ...] = (
         find=find_lost_progress,
         on=News.WINDOW,
         reason="lost {share} of its progress by step {step}{where}",
-        advice={Symptom.LOST_PROGRESS: LOWER_LR},
+        advice={Symptom.LOST_PROGRESS: "{remedy}"},
     ),
     Rule(
         id="R1c",
@@ -747,7 +769,7 @@ RULES: tuple[Rule, ...] = (
         on=News.WINDOW,
         reason="loss {value:.3g} at step {step} is above {threshold:.3g}, {bar}{where}",
         advice={
-            Symptom.WORSE_THAN_TRIVIAL: LOWER_LR,
+            Symptom.WORSE_THAN_TRIVIAL: "{remedy}",
             Symptom.NOT_LEARNING: "If settings with a higher learning rate learn, raise it or "
             "train longer; if those with a lower one do, it is far too high. If none learns, the "
             "model is too small, or it or the data is broken.",
@@ -758,10 +780,7 @@ RULES: tuple[Rule, ...] = (
         find=find_catastrophic_excursion,
         reason="a batch loss of {value:.3g} by step {step}, above {threshold:.3g}, {times} times "
         "that of a model that outputs 0{where}",
-        advice={
-            Symptom.CATASTROPHIC_EXCURSION: "Clip with max_grad_norm 1 and lower the learning "
-            "rate."
-        },
+        advice={Symptom.CATASTROPHIC_EXCURSION: "{remedy}"},
     ),
     Rule(
         id="R2",
@@ -882,7 +901,8 @@ RULES: tuple[Rule, ...] = (
         advice={
             Symptom.SAMPLER_MISMATCH: "Compare the sampler's noise schedule, prediction type and "
             "timesteps with those of training; do not judge quality by its samples. If only the "
-            "variance is off, take more steps."
+            "variance is off, take more steps. Clipping x0 to the range of bounded data is sound, "
+            "and fails here all the same: `stabsearch check-sampler` tells it apart."
         },
     ),
     Rule(
@@ -926,7 +946,7 @@ RULES: tuple[Rule, ...] = (
         id="R15",
         find=find_frozen_parameters,
         on=News.REPORT,
-        reason="{value:.0f} weight matrices have not changed by step {step}: {names}",
+        reason="{matrices} not changed by step {step}: {names}",
         advice={
             Symptom.FROZEN_PARAMETERS: "Look for a detach, a missing optimizer parameter or a "
             "layer that is never called; set requires_grad false where it is on purpose."

@@ -13,6 +13,7 @@ however many came before.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ trials are pruned for noise; with more, a run of few steps is judged late (docs/
 LONG_WINDOWS = 10
 """Windows behind ``long_bin_loss``."""
 
+SPIKE = 3.0
+"""A batch loss this many times that of the output 0 is a spike."""
+BATCH_SIGMAS = 3.0
+"""Standard deviations of a mean of squared normal numbers."""
 STRETCH_STEPS = 10
 """Skipped steps are judged over at least this many."""
 MIN_PROGRESS = 0.15
@@ -85,7 +90,8 @@ class TrialWindow:
     """The state of one trial's judgement."""
 
     _STATE = (
-        "num_windows", "window_steps", "window_end", "min_loss", "max_lost_progress",
+        "num_windows", "window_steps", "window_end", "min_loss", "best_step",
+        "best_learning_rate", "max_lost_progress",
         "first_batch_loss", "max_batch_loss", "recent_losses", "recent_bin_loss",
         "min_bin_loss", "latest_bin_loss", "long_losses",
         "grad_norms", "pending_sum", "pending_count", "last_step", "stretch_steps",
@@ -114,6 +120,9 @@ class TrialWindow:
         )
         """When the peak learning rate has worked for as long as warm-up took."""
         self.warmup_end = min(facts.lr_warmup_steps, LATEST_START * facts.max_train_steps)
+        self.batch_noise = 1 + BATCH_SIGMAS * math.sqrt(2 / facts.batch_numbers)
+        """How far above its mean a batch loss may be without any fault of the model's, as a
+        factor: a batch of few numbers is far from it."""
 
         self.num_windows = 0
         self.window_steps = 0
@@ -122,6 +131,10 @@ class TrialWindow:
         """Step at which the last window ended."""
         self.min_loss = math.inf
         """Lowest window so far."""
+        self.best_step = 0
+        """Step at which that window ended."""
+        self.best_learning_rate = math.inf
+        """Learning rate at that step."""
         self.max_lost_progress = 0.0
         """Largest share of progress that a window ever stood above the lowest, warm-up
         included."""
@@ -192,7 +205,7 @@ class TrialWindow:
             self.grad_norms = [*self.grad_norms[1 - REMEMBERED_NORMS :], report.grad_norm_median]
         if self._observe_gradients(report):
             news |= News.GRADIENTS
-        if self._observe_losses(report):
+        if not self.is_passing(report) and self._observe_losses(report):
             news |= News.WINDOW
         if report.evaluation is not None:
             self._observe_evaluation(report.step, report.evaluation)
@@ -252,7 +265,7 @@ class TrialWindow:
                 self.pending_count[i] += count - nonfinite
         if sum(self.pending_count) < SAMPLES_PER_BIN * self.num_bins:
             return False
-        self._close_window(report.step)
+        self._close_window(report.step, report.learning_rate)
         return True
 
     def _observe_evaluation(self, step: int, evaluation: Evaluation) -> None:
@@ -261,7 +274,7 @@ class TrialWindow:
             lr_gauge_octaves(self.facts, step, self.kappa) if self.is_learning else None
         )
 
-    def _close_window(self, step: int) -> None:
+    def _close_window(self, step: int, learning_rate: float) -> None:
         counts = zip(self.pending_sum, self.pending_count, strict=True)
         bin_loss = [total / n if n else math.nan for total, n in counts]
         # A bin that drew no sample keeps its last mean: the loss must not jump with the draw.
@@ -275,7 +288,8 @@ class TrialWindow:
         self.recent_bin_loss = [*self.recent_bin_loss[1 - CURRENT_WINDOWS :], bin_loss]
         self.long_losses = [*self.long_losses[1 - LONG_WINDOWS :], bin_loss]
         self.window_steps, self.window_end = step - self.window_end, step
-        self.min_loss = min(self.min_loss, loss)
+        if loss < self.min_loss:
+            self.min_loss, self.best_step, self.best_learning_rate = loss, step, learning_rate
         self.min_bin_loss = [
             low if math.isnan(value) else min(low, value)
             for low, value in zip(self.min_bin_loss, bin_loss, strict=True)
@@ -296,6 +310,18 @@ class TrialWindow:
         """Mean over the judged bins whose value is known; NaN without any."""
         known = [values[i] for i in self.judged_bins if not math.isnan(values[i])]
         return sum(known) / len(known) if known else math.nan
+
+    def is_passing(self, report: Report) -> bool:
+        """Whether a report has spikes, and each was over with its batch.
+
+        What is wrong is in the batch then, for weights that went astray do not come back within a
+        step; and the report's mean says nothing of the model.
+        """
+        spike = SPIKE * self.zero * self.batch_noise
+        if not report.max_batch_loss > spike:
+            return False
+        after = [then for loss, then in itertools.pairwise(report.batch_losses) if loss > spike]
+        return bool(after) and all(then < self.alive_bar for then in after)
 
     @property
     def has_progress_to_make(self) -> bool:

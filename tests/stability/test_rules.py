@@ -244,6 +244,88 @@ def test_catastrophic_excursion(step, max_batch_loss, max_grad_norm, expected):
     assert [v.severity for _, v in found] == expected
 
 
+# --- advice that looks at how it happened -----------------------------------------------------
+
+LEARNT = [*FALLING, 0.25, 0.25, 0.25, 0.25]
+"""350 steps of a healthy run."""
+
+
+def rates(reports, learning_rate):
+    return [dataclasses.replace(r, learning_rate=learning_rate) for r in reports]
+
+
+@pytest.mark.parametrize("rule", ["R1a", "R1b", "R1c", "R1d"])
+@pytest.mark.parametrize(
+    ("learning_rate", "is_suspected"), [(1e-3, False), (1.9e-3, False), (2e-3, True), (0.3, True)]
+)
+def test_a_learning_rate_that_rose_since_the_lowest_loss_is_the_suspect(
+    rule, learning_rate, is_suspected
+):
+    """Healthy to step 350, at 1e-3; whatever happens then, the rate is named if it rose."""
+    broken = {
+        "R1a": [nan_report(375, 360)],
+        "R1b": [report(375, 0.9), report(400, 0.9)],
+        "R1c": [report(375, 4.0), report(400, 4.0)],
+        "R1d": [report(375, 0.3, max_batch_loss=9.0)],
+    }
+    [*_, (_, verdict)] = verdicts([*curve(LEARNT), *rates(broken[rule], learning_rate)], rule)
+    words = f"{learning_rate / 1e-3:.2g} times what it was at step 250"
+
+    assert (words in verdict.advice) is is_suspected
+    assert ("check its schedule" in verdict.advice) is is_suspected
+
+
+def test_a_learning_rate_that_warms_up_is_suspected_of_its_peak():
+    """The lowest loss came at a quarter of the peak."""
+    warm = rates(curve([1.0, 0.9, 0.8, 0.7]), 2.5e-4)
+    lost = rates([report(25 * i, 1.5) for i in range(5, 10)], 1e-3)
+    [*_, (_, verdict)] = verdicts([*warm, *lost], "R1c")
+
+    assert "4 times what it was at step 100" in verdict.advice
+    assert "lower its peak" in verdict.advice
+
+
+@pytest.mark.parametrize(
+    ("batch_losses", "is_broken_data"),
+    [
+        ((0.3, 9.0, 0.3, 0.3), True),
+        ((9.0, 0.3, 9.0, 0.3), True),
+        ((0.3, 9.0, 0.3, 9.0), True),  # of the last nothing is known
+        ((0.3, 9.0, 1.5, 0.3), False),  # the weights went astray and came back
+        ((9.0, 0.3, 9.0, 1.5), False),
+        ((9.0, 0.3, 9.0, math.nan), False),
+        ((0.3, 0.3, 0.3, 9.0), False),  # nobody knows what came then
+        ((9.0, 9.0, 9.0, 9.0), False),
+    ],
+)
+def test_an_excursion_that_is_over_with_its_batch_points_to_the_data(batch_losses, is_broken_data):
+    excursion = report(375, 0.4, max_batch_loss=9.0, batch_losses=batch_losses)
+    [(_, verdict)] = verdicts([*curve(LEARNT), excursion], "R1d")
+
+    assert ("look for broken examples" in verdict.advice) is is_broken_data
+    assert "lower the learning rate" in verdict.advice  # with sound data
+
+
+def test_broken_batches_are_not_taken_for_lost_progress():
+    """One batch in four is far off and the rest is as ever: whatever the reports' means say."""
+    losses = (0.3, 9.0, 0.3, 0.3)
+    broken = [
+        report(step, 2.5, max_batch_loss=9.0, batch_losses=losses) for step in range(25, 1001, 25)
+    ]
+    astray = [dataclasses.replace(r, batch_losses=(0.3, 9.0, 1.5, 0.3)) for r in broken]
+
+    assert [v.rule for _, v in verdicts([*curve(LEARNT), *broken[14:]])] == ["R1d"]
+    assert [v.rule for _, v in verdicts(broken)] == ["R1d"]
+    assert {v.rule for _, v in verdicts([*curve(LEARNT), *astray[14:]])} >= {"R1b", "R1c", "R1d"}
+
+
+def test_one_matrix_is_told_in_the_singular():
+    one = report(500, 0.25, frozen_parameters=("embed.weight",))
+    [(_, verdict)] = verdicts([*curve(LEARNT), one], "R15")
+
+    assert verdict.reason == "1 weight matrix has not changed by step 500: embed.weight"
+
+
 # --- windows ----------------------------------------------------------------------------------
 
 
