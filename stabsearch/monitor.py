@@ -405,8 +405,14 @@ class Monitor:
             "max_grad_norm": self._facts.max_grad_norm,
         }
         study = self._study(path, params)
+        asked = study.model_dump(mode="json")
+        # A loop that trained its whole budget past a prune had no gate: a replay must not say
+        # that it was stopped. The fingerprint is without that: it is one study from first to last.
+        outcome, stopped_by = self._outcome()
+        asked["scheduler"]["gate"] = outcome is not Outcome.COMPLETED or self._prune() is None
         store = StudyStore(path)
-        store.create(study.model_dump(mode="json"), study.fingerprint())
+        if store.create(asked, study.fingerprint()):
+            store.take_over(asked, study.fingerprint())
         trial = LiveTrial(
             trial_id="0000-0",
             setting=0,
@@ -420,7 +426,7 @@ class Monitor:
             started_at=time.time() - self._train_seconds(),
         )
         store.write_trial_tables("0000-0", self.facts, self._reports, self._verdicts)
-        store.write_trials([trial.record(*self._outcome())])
+        store.write_trials([trial.record(outcome, stopped_by)])
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: plain values and tensors. To be taken right after a report."""

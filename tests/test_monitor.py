@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import stabsearch
+from stabsearch.cli.main import app
 from stabsearch.diffusion.noise_schedule import make_noise_schedule
 from stabsearch.diffusion.prepared_data import prepare_data
 from stabsearch.diffusion.reference_loss import data_statistics
@@ -24,6 +27,7 @@ from stabsearch.results.frames import load
 from stabsearch.results.store import StudyStore
 from stabsearch.spec import DataSpec, TrainerSpec
 from stabsearch.stability.judges import make_judge
+from stabsearch.stability.replay import Ending
 from stabsearch.training.batches import Batches
 from stabsearch.training.ema import make_ema
 from stabsearch.training.lr_schedule import lr_factor
@@ -585,6 +589,28 @@ def test_a_saved_run_is_a_study_of_one_trial(make, tmp_path, clipped):
     assert repr(store.trial_reports("0000-0")) == repr(monitor.reports)
     assert store.trial_verdicts("0000-0") == monitor.verdicts
     assert store.trial_facts("0000-0") == monitor.facts
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "ending"),
+    [(80, Ending.PRUNED), (STEPS - 10, Ending.PRUNED), (STEPS, Ending.UNSTABLE)],
+    ids=["stopped at the prune", "trained on past it", "trained to the end"],
+)
+def test_a_replay_of_a_saved_run_ends_as_the_run_did(make, tmp_path, num_steps, ending):
+    monitor = make(analyzer={"thresholds": {"R1d.excursion": 100}})
+    losses = [*np.linspace(1, 0.15, 60), *[0.9] * (num_steps - 60)]
+    run(monitor, losses[:60])
+    monitor.save(tmp_path / "mine")
+    run(monitor, losses[60:])
+    monitor.save(tmp_path / "mine")
+    runner = CliRunner()
+    told = runner.invoke(app, ["replay", str(tmp_path / "mine"), "--json"])
+
+    assert told.exit_code == 0, told.output
+    fields = json.loads(told.output)
+    (trial,) = fields["trials"]
+    assert monitor.should_stop
+    assert (fields["num_flips"], trial["before"]["ending"]) == (0, ending)
 
 
 def test_a_folder_that_holds_something_else_is_not_written_into(make, tmp_path):
