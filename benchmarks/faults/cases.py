@@ -107,19 +107,24 @@ FAULTS = (
          mistake=("timesteps reach the network",)),
     Case(name="no_time_embedding", words="a model without time embedding",
          spec={"model": {"name": "mlp", "time_embedding": "none"}},
-         symptoms=frozenset({S.TIME_BLIND})),
+         symptoms=frozenset({S.TIME_BLIND}),
+         also=frozenset({S.FROZEN_PARAMETERS})),  # the embedding's own weights are never used
     Case(name="dead_bin", words="output 0 at timesteps 400-499",
          inject=silent_between(400, 500), symptoms=frozenset({S.DEAD_TIMESTEPS}),
-         mistake=("gate", "mask",)),
+         mistake=("gate", "mask"),
+         also=frozenset({S.LOSS_STUCK})),  # its mean over the timesteps cannot come down
     Case(name="dead_bin_v", words="the same, v-prediction", spec=V,
          inject=silent_between(400, 500), symptoms=frozenset({S.DEAD_TIMESTEPS}),
-         mistake=("gate", "mask",)),
+         mistake=("gate", "mask"),
+         also=frozenset({S.LOSS_STUCK})),  # its mean over the timesteps cannot come down
     Case(name="never_high_v", words="timesteps from 800 on are never trained, v-prediction",
          spec=V, inject=never_above(800), symptoms=frozenset({S.NOISY_TIMESTEPS_HIGH}),
-         mistake=("training draws timesteps up to the last",)),
+         mistake=("training draws timesteps up to the last",),
+         also=frozenset({S.DEAD_TIMESTEPS})),  # they are
     Case(name="never_high_epsilon", words="the same, epsilon", inject=never_above(800),
          symptoms=frozenset({S.NOISY_TIMESTEPS_HIGH}),
-         mistake=("training draws timesteps up to the last",)),
+         mistake=("training draws timesteps up to the last",),
+         also=frozenset({S.DEAD_TIMESTEPS})),  # they are
     Case(name="snr_early", words="sample prediction with SNR weights",
          spec={"prediction_type": "sample", "loss_weighting": "snr"},
          symptoms=frozenset({S.EARLY_TIMESTEP_DOMINATION})),

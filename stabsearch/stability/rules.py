@@ -68,6 +68,10 @@ MIN_UNIT = 0.01
 MIN_ROWS_PER_BIN = 64
 LEARNED_SOMETHING = 0.5
 """Of the way from C0 down to L_iso: from there on the timestep should matter."""
+RISING_SENSITIVITY = 2.0
+"""Times that at the look before: from there on a model is learning to use the timestep."""
+NOISY_SENSITIVITY = 0.25
+"""Share of R6's threshold below which a rise is noise."""
 GRADIENT_START = 0.05
 MIN_GRADIENT_BINS = 4
 """Among fewer, one bin always has a large share."""
@@ -464,19 +468,24 @@ def find_noisy_timesteps_amplified(
 
 
 def find_time_blind(report: Report, window: TrialWindow, limits: Limits) -> Finding | None:
-    """R6: wrong timesteps hardly raise the loss of a model that has learned something."""
+    """R6: wrong timesteps hardly raise the loss of a model that has learned something.
+
+    Not of one that is still learning to use them: a blind model stays blind.
+    """
     evaluation = _settled_evaluation(report, window)
     if evaluation is None or evaluation.shuffled_loss is None:
         return None
-    loss = evaluation.loss_raw
     bar = max(trivial_bar(window, LEARNED_SOMETHING), window.reachable(report.step))
-    sensitivity = _ratio(evaluation.shuffled_loss - loss, loss)
-    if not (sensitivity < limits["R6.sensitivity"] and loss < bar):
+    sensitivity, threshold = window.time_sensitivity, limits["R6.sensitivity"]
+    is_rising = sensitivity > max(
+        RISING_SENSITIVITY * window.earlier_sensitivity, NOISY_SENSITIVITY * threshold
+    )
+    if is_rising or not (sensitivity < threshold and evaluation.loss_raw < bar):
         return None
     is_epsilon = window.facts.prediction_type == "epsilon"
     return Finding(
         value=sensitivity,
-        threshold=limits["R6.sensitivity"],
+        threshold=threshold,
         limit="R6.sensitivity",
         symptom=Symptom.TIME_BLIND,
         # v and flow models without a timestep sample about as well (Sun et al. 2025)

@@ -97,6 +97,7 @@ class TrialWindow:
         "grad_norms", "pending_sum", "pending_count", "last_step", "stretch_steps",
         "stretch_skips", "skipped_share", "grad_square_sum", "grad_count", "grad_share",
         "outlier_steps", "outliers", "outlier_rate", "kappa", "lr_gauge",
+        "time_sensitivity", "earlier_sensitivity",
     )  # fmt: skip
 
     def __init__(self, facts: TrialFacts) -> None:
@@ -179,6 +180,10 @@ class TrialWindow:
         """Share of outlier norms over the last whole stretch of 200 steps."""
         self.kappa = math.nan
         """Of the last evaluation."""
+        self.time_sensitivity = math.nan
+        """Relative rise of the held-out loss with wrong timesteps, when last asked."""
+        self.earlier_sensitivity = math.nan
+        """The time before."""
         self.lr_gauge: float | None = None
         """Octaves above the best learning rate, of the last evaluation; see lr_gauge."""
         self._log_loss = Trend()
@@ -211,6 +216,7 @@ class TrialWindow:
             self._observe_evaluation(report.step, report.evaluation)
             news |= News.EVALUATION
             if report.evaluation.shuffled_loss is not None:
+                self._observe_probe(report.evaluation.shuffled_loss, report.evaluation.loss_raw)
                 news |= News.PROBE
         return news
 
@@ -273,6 +279,10 @@ class TrialWindow:
         self.lr_gauge = (
             lr_gauge_octaves(self.facts, step, self.kappa) if self.is_learning else None
         )
+
+    def _observe_probe(self, shuffled_loss: float, loss: float) -> None:
+        self.earlier_sensitivity = self.time_sensitivity
+        self.time_sensitivity = shuffled_loss / loss - 1 if loss > 0 else math.nan
 
     def _close_window(self, step: int, learning_rate: float) -> None:
         counts = zip(self.pending_sum, self.pending_count, strict=True)

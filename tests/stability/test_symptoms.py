@@ -6,6 +6,7 @@ Hand-made trials of 2,000 steps, a report every 25, an evaluation every 100; see
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,6 +215,30 @@ def test_wrong_timesteps_must_raise_the_loss(shuffled, prediction_type, expected
 
     assert [severity for _, severity, _ in found] == expected
     assert all(step == 1000 for _, _, step in found)
+
+
+@pytest.mark.parametrize(
+    ("sensitivities", "expected"),
+    [
+        ((0.0026, 0.0169, 0.0485), []),  # SGD at a low learning rate, which ends well
+        ((0.0012, 0.0076, 0.0150), []),
+        ((0.0040, 0.0079, 0.0120), [1000]),
+        ((0.0010, 0.0045, 0.0060), [1000]),  # a rise within the noise
+        ((0.0300, 0.0150, 0.0100), [2000]),
+        ((-0.001, 0.0010, 0.0000), [1000]),
+    ],
+)
+def test_a_model_that_is_still_learning_to_use_the_timestep_is_not_blind(sensitivities, expected):
+    """At 25%, 50% and 100%."""
+    shuffled = dict(zip((500, 1000, 2000), sensitivities, strict=True))
+    reports = [
+        replace(r, evaluation=replace(r.evaluation, shuffled_loss=0.18 * (1 + shuffled[r.step])))
+        if r.step in shuffled
+        else r
+        for r in trial(held_out=(0.18,) * NUM_BINS)
+    ]
+
+    assert [step for _, _, step in said("R6", reports)] == expected
 
 
 def test_a_model_that_has_learned_nothing_is_not_called_blind():
