@@ -23,10 +23,10 @@ import numpy as np
 from stabsearch.recommend.coordinates import Coordinates, coordinates_of
 from stabsearch.recommend.edge_process import EdgeProcess, fit_process
 from stabsearch.recommend.evidence import Evidence, out_of_order
-from stabsearch.recommend.monotone import is_not_logistic
+from stabsearch.recommend.monotone import NUM_SIMULATIONS, is_not_logistic
 from stabsearch.recommend.quadrature import Weigh, adapted_points, boxed_points, quantiles
 from stabsearch.recommend.space import LEARNING_RATE, Floats, SearchSpace, learning_rate_of
-from stabsearch.records import Edge, EdgeModel, Params, TrialRecord
+from stabsearch.records import Edge, EdgeModel, Params, Purpose, TrialRecord
 
 SAFE = 0.05
 """The share of failing runs at ``Edge.learning_rate_safe``."""
@@ -125,26 +125,46 @@ def fit_edge(
     columns = np.array([coordinates.columns(record.params) for record in known])
     ends = np.log2([axis.low, axis.high]) + np.array([shifts.min(), shifts.max()])
     points, weights = _posterior(ends, coordinates, octaves, columns, unstable, detection)
-    tilts = points[:, 2:]
-
-    level = octaves - columns @ (weights @ tilts)
+    level = octaves - columns @ (weights @ points[:, 2:])
     is_odd = out_of_order(level, unstable)
     odd = tuple(record.trial_id for record, yes in zip(known, is_odd, strict=True) if yes)
     remarks = _remarks(coordinates)
     if odd:
-        clear = unstable | (detection >= CLEARLY_STABLE)
-        if is_not_logistic(level[clear], unstable[clear]):
+        drawn = points[_resampled(weights, NUM_SIMULATIONS)]
+        logits = np.exp(drawn[:, 1:2]) * (octaves - drawn[:, :1] - drawn[:, 2:] @ columns.T)
+        predicted = _sigmoid(logits) * _would_show(known, unstable, detection)
+        if is_not_logistic(level, unstable, predicted):
+            clear = unstable | (detection >= CLEARLY_STABLE)
             sound = [record for record, yes in zip(known, clear, strict=True) if yes]
             return fit_process(sound, unstable[clear], coordinates, odd, remarks)
     return EdgePosterior(
         intercepts=points[:, 0],
         slopes=np.exp(points[:, 1]),
-        tilts=tilts,
+        tilts=points[:, 2:],
         weights=weights,
         coordinates=coordinates,
         out_of_order=odd,
         remarks=remarks,
     )
+
+
+def _resampled(weights: Floats, count: int) -> np.ndarray:
+    """Indices of ``count`` points that stand for all of them, with equal weights."""
+    shares = (np.arange(count) + 0.5) / count
+    found: np.ndarray = np.searchsorted(np.cumsum(weights), shares).clip(max=len(weights) - 1)
+    return found
+
+
+def _would_show(records: Sequence[TrialRecord], unstable: np.ndarray, detection: Floats) -> Floats:
+    """How likely a failure of each trial was to show in the time that the trial was given.
+
+    An unstable probe would have been stopped where the stable ones were.
+    """
+    is_probe = np.array([record.purpose is Purpose.PROBE for record in records])
+    typical = detection[is_probe & ~unstable]
+    shown = detection.copy()
+    shown[is_probe & unstable] = float(np.median(typical)) if len(typical) else 1.0
+    return shown
 
 
 def _posterior(

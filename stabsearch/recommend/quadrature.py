@@ -56,7 +56,7 @@ def adapted_points(weigh: Weigh, centre: Floats, spread: Floats) -> tuple[Floats
         mean = weights @ points
         apart = points - mean
         covariance = (apart * weights[:, None]).T @ apart + 1e-6 * np.diag(spread**2)
-        root = np.linalg.cholesky(covariance)
+        root = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
     return _weighty(points, log_weights)
 
 
