@@ -47,7 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.kept:
         methods = [m for m in METHODS if any(text in m for text in arguments.methods)]
-        replay.keep(replay.replay(arguments.grids, methods, arguments.repetitions))
+        for grid in arguments.grids:  # what is found is kept at once
+            replay.keep(replay.replay([grid], methods, arguments.repetitions))
     if arguments.fresh:
         outcomes = {grid: replay.kept(grid) for grid in arguments.grids}
         fresh.train_answers(outcomes, arguments.fresh)
