@@ -29,8 +29,8 @@ from stabsearch.search.ledger import Ledger
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.packet import PACKET_KEY, STEP_KEY, Packet
 from stabsearch.search.sampler_checks import SamplerChecks
-from stabsearch.search.scheduler import StabilityGate
 from stabsearch.search.samplers import distributions_for
+from stabsearch.search.scheduler import StabilityGate
 from stabsearch.search.searcher import SettingSearcher
 from stabsearch.search.study import trial_config
 from stabsearch.spec import StudySpec
