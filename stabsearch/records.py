@@ -125,6 +125,11 @@ class Purpose(StrEnum):
     STRESS = "stress"
     """To see whether the recommended setting holds at a higher learning rate."""
 
+    @property
+    def is_search(self) -> bool:
+        """Whether the search proposed it; the others confirm its answer."""
+        return self in (Purpose.SEARCH, Purpose.PROBE)
+
 
 class Action(StrEnum):
     CONTINUE = "continue"
@@ -529,10 +534,10 @@ class Horizon:
     steps: int
     """The asked horizon."""
     clean_steps: int
-    """Steps that trials of this setting, and of others at least as near to the edge, trained
-    without a catastrophic event."""
+    """Steps that trials of this setting, and of others between it and lr05, trained without a
+    catastrophic event; of this setting alone where clipping does not guard it."""
     events: int
-    """Catastrophic events in trials of this setting or of lower learning rates."""
+    """Catastrophic events in those trials, and in all at lower learning rates."""
     p_fail_bound: float
     """95% upper bound of P(fail by ``steps``) under a constant hazard."""
 
@@ -607,7 +612,7 @@ class Recommendation:
     score: float | None = None
     """Score of the recommended setting (worst over seeds)."""
     worst_score: float | None = None
-    """Highest predicted score within one octave in every searched scale parameter."""
+    """Highest predicted score within the study's margin in every searched scale parameter."""
     best_trial_id: str | None = None
     """The completed trial with the lowest score, stable or not: what a tuner returns."""
     best_params: Params | None = None
@@ -616,7 +621,7 @@ class Recommendation:
     best_margin_octaves: float | None = None
     """As ``margin_octaves``, of that trial."""
     best_worst_score: float | None = None
-    """Highest predicted score within one octave of that trial."""
+    """Highest predicted score within the study's margin of that trial."""
     price_of_safety: float | None = None
     """(score of ``trial_id`` - ``best_score``) / ``best_score``."""
     region_low: float | None = None
@@ -635,7 +640,10 @@ class Recommendation:
     p_unstable: float | None = None
     """Probability that a run of the recommended setting fails."""
     p_unstable_doubled: float | None = None
-    """The same at twice its learning rate."""
+    """The same at the study's margin above its learning rate: at twice it for one octave."""
+    margin_asked: float = 1.0
+    """The study's margin in octaves: how far around it a setting's worst score counts, and how
+    far above it few runs may fail."""
     edge_trial_ids: tuple[str, ...] = ()
     """The unstable trials nearest to the recommendation: they mark the edge."""
     unstable_trial_ids: tuple[str, ...] = ()

@@ -87,6 +87,13 @@ class Landscape:
         safe = self.edge.edge(params).learning_rate_safe
         return float(np.log2(safe / learning_rate_of(params)))
 
+    def height(self, params: Params) -> float:
+        """Octaves above the middle of the edge; without a logistic one, above the rate 1."""
+        own = float(np.log2(learning_rate_of(params)))
+        if not isinstance(self.edge, EdgePosterior):
+            return own
+        return own - float(self.edge.weights @ self.edge.half(params))
+
     def stable_region(self, params: Params) -> Interval | None:
         """The learning rates around the setting at which few runs fail, its other params kept.
 

@@ -16,10 +16,14 @@ import numpy as np
 
 from stabsearch.recommend.candidates import Candidate
 from stabsearch.recommend.choice import choice_of
+from stabsearch.recommend.clipping import clip_edges, clip_meaning
 from stabsearch.recommend.confirm import confirmation_of, notes_on_confirmation
-from stabsearch.recommend.landscape import Landscape
+from stabsearch.recommend.hazard import horizon_of
+from stabsearch.recommend.landscape import Landscape, margin_octaves
 from stabsearch.recommend.notes import notes_on_pick, notes_on_sampler, notes_on_study
+from stabsearch.recommend.sensitivity import lr_sensitivity
 from stabsearch.recommend.space import LEARNING_RATE, learning_rate_of
+from stabsearch.recommend.stabilise import stabilisers_of
 from stabsearch.records import Edge, Outcome, Purpose, Recommendation, TrialRecord
 from stabsearch.results.frames import Results
 
@@ -43,7 +47,13 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     notes = notes_on_study(choice.space, choice.landscapes, choice.candidates)
     answer: dict[str, Any] = {"params": None, "trial_id": None, "num_seeds": choice.num_seeds}
     if pick is not None:
-        answer |= _of_the_pick(pick)
+        answer |= _of_the_pick(pick) | {
+            "edges": tuple(clip_edges(pick.landscape, pick.params, study)),
+            "lr_sensitivity": lr_sensitivity(pick.landscape, pick.params),
+            "clip_meaning": clip_meaning(pick, study),
+            "horizon": horizon_of(pick, study),
+            "stabilisers": tuple(stabilisers_of(choice.landscapes, pick.landscape, pick.params)),
+        }
         notes += notes_on_pick(pick, choice.candidates, study)
     if tuners is not None:
         answer |= _of_the_tuner(tuners, choice.landscapes[choice.space.category(tuners.params)])
@@ -52,6 +62,7 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     return Recommendation(
         **answer,
         confirmation=confirmation_of(choice, study),
+        margin_asked=margin_octaves(study),
         is_precise=_is_precise(answer.get("edge"), study),
         unstable_trial_ids=tuple(unstable),
         num_trials=len(records),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats, SearchSpace
 from stabsearch.records import Outcome, StoppedBy, Symptom, TrialRecord
@@ -29,11 +29,22 @@ class Surface:
     """
 
     def __init__(
-        self, axes: tuple[Axis, ...], points: Floats, scores: Floats, constant_score: float
+        self,
+        axes: tuple[Axis, ...],
+        points: Floats,
+        scores: Floats,
+        constant_score: float,
+        like: Surface | None = None,
     ) -> None:
+        """``like`` lends its fitted lengths, which saves most of the time."""
         self._axes = axes
         self._lowest, self._highest = float(scores.min()), constant_score
-        self._process = _fit(axes, points, np.log(scores))
+        targets = np.log(scores)
+        if like is None:
+            self._process = _fit(axes, points, targets)
+        else:
+            kernel = like._process.kernel_
+            self._process = _fitted(_with_lengths(kernel), points, targets)
 
     def predict(self, points: Floats) -> Floats:
         """Predicted scores ``[n]``."""
@@ -59,6 +70,7 @@ def fit_surface(
     records: Sequence[TrialRecord],
     constant_score: float,
     unstable: frozenset[str],
+    like: Surface | None = None,
 ) -> Surface | None:
     """The surface through the usable ones of ``records``; None if they are too few."""
     scores_of = (
@@ -72,7 +84,7 @@ def fit_surface(
     if len(np.unique(points, axis=0)) < MIN_TRIALS:
         return None
     scores = np.array([score for _, score in known], dtype=np.float64)
-    return Surface(space.axes, points, scores, constant_score)
+    return Surface(space.axes, points, scores, constant_score, like)
 
 
 def surface_score(
@@ -121,9 +133,12 @@ def _fit(axes: tuple[Axis, ...], points: Floats, targets: Floats) -> GaussianPro
     if len(points) > MAX_TRIALS_FOR_LENGTHS:
         order = np.random.default_rng(0).permutation(len(points))
         chosen = order[:MAX_TRIALS_FOR_LENGTHS]
-        kernel = _fitted(process, points[chosen], targets[chosen]).kernel_
-        process = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+        process = _with_lengths(_fitted(process, points[chosen], targets[chosen]).kernel_)
     return _fitted(process, points, targets)
+
+
+def _with_lengths(kernel: Kernel) -> GaussianProcessRegressor:
+    return GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
 
 
 def _fitted(
