@@ -123,6 +123,16 @@ class LiveTrial:
         """(step, score) of every evaluation so far."""
         return [(r.step, r.evaluation.score_ema) for r in self.ordered_reports() if r.evaluation]
 
+    def is_first_evaluation_from(self, step: float, report: Report) -> bool:
+        """Whether ``report`` holds the trial's first evaluation at or after ``step``."""
+        return (
+            report.evaluation is not None
+            and report.step >= step
+            and not any(
+                step <= r.step < report.step for r in self.reports.values() if r.evaluation
+            )
+        )
+
     def worst_score(self) -> float:
         """What stands in for a score that is not finite."""
         finite = [score for _, score in self.scores() if math.isfinite(score)]

@@ -31,9 +31,10 @@ from stabsearch.records import (
     Verdict,
 )
 from stabsearch.search.guard import guarded
-from stabsearch.search.ledger import Ledger
+from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.packet import PACKET_KEY, SCORE_KEY, STEP_KEY, Packet
 from stabsearch.spec import SchedulerSpec
+from stabsearch.stability.baselines.rank import MedianStopping
 
 CONTINUE = Decision(action=Action.CONTINUE)
 
@@ -48,6 +49,26 @@ class RankedTrial:
     trial_id: str
 
 
+class MedianScheduler(FIFOScheduler):  # type: ignore[misc]
+    """The median rule as Ray Tune has it (``MedianStopping``), without a need for its controller.
+
+    Ray's own cannot be filled again from files, and lets young trials wait for others.
+    """
+
+    def __init__(self, grace_steps: int) -> None:
+        super().__init__()
+        self._rule = MedianStopping(grace_steps)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        del tune_controller
+        is_behind = self._rule.observe(trial.trial_id, result[STEP_KEY], result[SCORE_KEY])
+        return str(TrialScheduler.STOP if is_behind else TrialScheduler.CONTINUE)
+
+
+def _grace_steps(spec: SchedulerSpec, max_train_steps: int) -> int:
+    return max(1, round(spec.grace_fraction * max_train_steps))
+
+
 INNER_SCHEDULERS: dict[str, Callable[[SchedulerSpec, int], TrialScheduler]] = {
     "none": lambda spec, max_train_steps: FIFOScheduler(),  # noqa: ARG005
     "asha": lambda spec, max_train_steps: AsyncHyperBandScheduler(
@@ -56,19 +77,24 @@ INNER_SCHEDULERS: dict[str, Callable[[SchedulerSpec, int], TrialScheduler]] = {
         mode="min",
         # One more than a trial can reach: the end of the budget is not a decision of rank.
         max_t=max_train_steps + 1,
-        grace_period=max(1, round(spec.grace_fraction * max_train_steps)),
+        grace_period=_grace_steps(spec, max_train_steps),
         reduction_factor=spec.reduction_factor,
     ),
+    "median": lambda spec, max_train_steps: MedianScheduler(_grace_steps(spec, max_train_steps)),
 }
 
 
 class StabilityGate(FIFOScheduler):  # type: ignore[misc]
-    """Stops what the analyzer calls unstable; leaves every other decision to ``inner``."""
+    """Stops what the analyzer calls unstable, what has answered its question, and what the gauge
+    says is far from the best rate; leaves every other decision to ``inner``.
+
+    The first of the reasons that holds is the one that is recorded, in this order.
+    """
 
     def __init__(self, spec: SchedulerSpec, max_train_steps: int, ledger: Ledger) -> None:
         super().__init__()
         self.ledger = ledger
-        self._is_gated = spec.gate
+        self._spec = spec
         self._inner_name = spec.inner
         self._ended_at: dict[str, float] = {}
         """Trials that have their outcome and still hold their worker; monotonic time."""
@@ -150,18 +176,44 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         report: Report,
         verdicts: tuple[Verdict, ...],
     ) -> Decision:
+        return (
+            self._by_verdict(verdicts)
+            or _by_budget(facts, report)
+            or _by_purpose(self.ledger.live(trial_id), report)
+            or self._by_gauge(self.ledger.live(trial_id), facts, report)
+            or self._rank(tune_controller, trial_id, facts, report)
+        )
+
+    def _by_verdict(self, verdicts: tuple[Verdict, ...]) -> Decision | None:
         prune = next((v for v in verdicts if v.severity is Severity.PRUNE), None)
-        if prune is not None and self._is_gated:
-            return Decision(action=Action.STOP, stopped_by=StoppedBy.GATE, reason=prune.reason)
-        if report.step >= facts.max_train_steps:
-            return Decision(action=Action.STOP)
-        return self._rank(tune_controller, trial_id, facts, report)
+        if prune is None or not self._spec.gate:
+            return None
+        return Decision(action=Action.STOP, stopped_by=StoppedBy.GATE, reason=prune.reason)
+
+    def _by_gauge(self, trial: LiveTrial, facts: TrialFacts, report: Report) -> Decision | None:
+        """One look, at the first evaluation from ``gauge_fraction`` on: later the average has
+        caught up with a low rate, and a decaying rate has changed what the gauge sees."""
+        limit, octaves = self._spec.gauge_octaves, report.lr_gauge_octaves
+        due = self._spec.gauge_fraction * facts.max_train_steps
+        if limit is None or octaves is None or not trial.is_first_evaluation_from(due, report):
+            return None
+        if abs(octaves) <= limit or not trial.purpose.is_search:
+            return None
+        side = "above" if octaves > 0 else "below"
+        return Decision(
+            action=Action.STOP,
+            stopped_by=StoppedBy.GAUGE,
+            reason=f"by the gauge its learning rate is about {abs(octaves):.1f} octaves {side} "
+            f"the best one at step {report.step}; up to {limit:g} may go on",
+        )
 
     def _rank(
         self, tune_controller: Any, trial_id: str, facts: TrialFacts, report: Report
     ) -> Decision:
         if report.evaluation is None:
             return CONTINUE
+        if not self.ledger.live(trial_id).purpose.is_search:
+            return CONTINUE  # a confirmation asks whether a setting holds, not how it ranks
         score = finite_score(report.evaluation.score_ema, facts.reference.constant_score)
         action = self._inner.on_trial_result(
             tune_controller, RankedTrial(trial_id), _inner_result(report.step, score)
@@ -217,6 +269,20 @@ class AbortStopper(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self.ledger.fatal is not None
+
+
+def _by_budget(facts: TrialFacts, report: Report) -> Decision | None:
+    return Decision(action=Action.STOP) if report.step >= facts.max_train_steps else None
+
+
+def _by_purpose(trial: LiveTrial, report: Report) -> Decision | None:
+    if trial.stop_at is None or report.step < trial.stop_at:
+        return None
+    return Decision(
+        action=Action.STOP,
+        stopped_by=StoppedBy.PROBE,
+        reason=f"a short trial: at step {report.step} it is within the edge",
+    )
 
 
 def finite_score(score: float, constant_score: float) -> float:

@@ -16,46 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from stabsearch.records import Outcome, Params, Severity, StoppedBy, TrialRecord
+from stabsearch.recommend.confirm import planned_trials
+from stabsearch.records import Outcome, Params, Purpose, Severity, StoppedBy, TrialRecord
 from stabsearch.search.guard import guarded
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
-from stabsearch.spec import Choice, IntRange, LogUniform, SearcherSpec, StudySpec, Uniform
+from stabsearch.search.samplers import GivenSampler, make_sampler
+from stabsearch.search.strategies import make_strategy
+from stabsearch.search.strategy import Pause, Proposal, of_search, probe_end
+from stabsearch.spec import StudySpec
 
 CONSTRAINT = "instability"
 PENALTY_RATIO = 2.0
 """An unstable setting is told as this many times the score of a dead network."""
 
-SAMPLERS: dict[str, Callable[[SearcherSpec, int], BaseSampler]] = {
-    "tpe": lambda spec, seed: TPESampler(
-        seed=seed, n_startup_trials=spec.startup_trials, multivariate=True
-    ),
-    "random": lambda spec, seed: RandomSampler(seed=seed),  # noqa: ARG005
-}
-
-
-def make_sampler(spec: SearcherSpec, setting: int) -> BaseSampler:
-    """A sampler for one proposal.
-
-    Seeded by the study's seed and the setting's number, so that a proposal depends on what has
-    been told so far and not on the process that makes it: a resumed study goes on as the
-    uninterrupted one would have.
-    """
-    seed = int(np.random.SeedSequence([spec.seed, setting]).generate_state(1)[0])
-    return SAMPLERS[spec.name](spec, seed)
+UNFINISHED = (StoppedBy.RANK, StoppedBy.GAUGE, StoppedBy.PROBE)
+"""Who stops a stable trial early: its score is that of a shorter training."""
 
 
 @dataclass(slots=True)
@@ -65,12 +47,17 @@ class Setting:
     number: int
     trial: optuna.Trial
     params: Params
+    purpose: Purpose
     num_open: int
     """Replicates that have no outcome yet."""
 
 
 class SettingSearcher(Searcher):  # type: ignore[misc]
-    """An Optuna study behind Ray Tune's searcher interface."""
+    """A strategy and an Optuna study behind Ray Tune's searcher interface.
+
+    First the search, as long as the strategy has proposals; when the last of its trials has ended,
+    the confirmation of the answer, round by round.
+    """
 
     def __init__(
         self,
@@ -84,15 +71,20 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric=None, mode=None)
         self.ledger = ledger
         self._spec = spec
+        self._resolved = spec.model_dump(mode="json")
+        self._strategy = make_strategy(spec)
         self._distributions = distributions
         self._make_config = make_config
         self._max_concurrent = max_concurrent
         self._study = optuna.create_study(study_name=spec.name)
         self._mirror = _fresh_mirror(spec.name, journal)
         self._settings: dict[int, Setting] = {}
+        """Settings of the search with replicates that have no outcome yet."""
         self._waiting: list[str] = []
         """Replicates that are proposed and not yet started."""
         self._num_proposed = 0
+        """Settings of the search so far."""
+        self._next_number = 0
         self._our_id: dict[str, str] = {}
         """Ray's trial id -> ours, of trials in flight."""
 
@@ -110,13 +102,23 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
 
         What failed gets another chance, with the params that it had.
         """
-        known = {trial.setting: trial.params for trial in unfinished}
-        known |= {record.setting: record.params for record in [*finished, *failed]}
+        everything: list[TrialRecord | LiveTrial] = [*unfinished, *finished, *failed]
         done = {record.trial_id for record in finished}
         started = {trial.trial_id: trial for trial in unfinished}
-        for number in range(max(known, default=-1) + 1):
+        known = {t.setting: Proposal(params=t.params, purpose=t.purpose) for t in everything}
+        self._next_number = max(known, default=-1) + 1
+        # A confirmation adds seeds to a setting of the search: its own purpose is the search's.
+        known |= {
+            t.setting: Proposal(params=t.params, purpose=t.purpose)
+            for t in everything
+            if t.purpose.is_search
+        }
+        for number in range(self._next_number):
             # A setting that no file knows was proposed and never begun: it is proposed again.
-            self._add_setting(number, known.get(number))
+            proposal = known.get(number) or self._decide()
+            if isinstance(proposal, Pause) or not proposal.purpose.is_search:
+                continue
+            self._add_setting(number, proposal)
             for seed in range(self._spec.seeds):
                 trial_id = make_trial_id(number, seed)
                 if trial_id in done:
@@ -124,17 +126,17 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
                 else:
                     self._queue(started.get(trial_id) or self._new_trial(number, seed))
             self._tell_if_complete(number)
-        self._num_proposed = max(known, default=-1) + 1
+        for trial in unfinished:
+            if not trial.purpose.is_search:
+                self._queue(trial)
 
     @guarded(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next replicate; None while all workers are busy."""
+        """The next replicate; None while all workers are busy, or a result must come first."""
         if len(self._our_id) >= self._max_concurrent:
             return None
-        if not self._waiting:
-            if self._num_proposed >= self._spec.trials:
-                return str(Searcher.FINISHED)
-            self._propose()
+        if not self._waiting and not self._extend():
+            return None if self._our_id else str(Searcher.FINISHED)
         our_id = self._waiting.pop(0)
         self._our_id[trial_id] = our_id
         self.ledger.await_start(our_id)
@@ -157,9 +159,10 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             )
         if self.ledger.is_live(our_id):
             return  # the study is being stopped
-        setting = self._settings[self.ledger.record(our_id).setting]
-        setting.num_open -= 1
-        self._tell_if_complete(setting.number)
+        record = self.ledger.record(our_id)
+        if record.purpose.is_search:
+            self._settings[record.setting].num_open -= 1
+            self._tell_if_complete(record.setting)
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Slots are counted here: a lost one would hang Ray's own limiter."""
@@ -172,31 +175,69 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is rebuilt from the results."""
 
-    def _propose(self) -> None:
-        number = self._num_proposed
-        self._add_setting(number, None)
+    def _extend(self) -> bool:
+        """Queue what comes next; whether there is anything."""
+        proposal = self._decide()
+        if isinstance(proposal, Proposal):
+            self._propose(proposal)
+        elif proposal is Pause.DONE and not self._our_id:
+            self._confirm()
+        return bool(self._waiting)
+
+    def _decide(self) -> Proposal | Pause:
+        if self._num_proposed >= self._spec.trials:
+            return Pause.DONE
+        under_way = [Proposal(params=s.params, purpose=s.purpose) for s in self._settings.values()]
+        ended = [r for r in of_search(self.ledger.finished()) if r.setting not in self._settings]
+        return self._strategy.next(ended, under_way, self._num_proposed)
+
+    def _propose(self, proposal: Proposal) -> None:
+        number = self._next_number
+        self._next_number += 1
+        self._add_setting(number, proposal)
         for seed in range(self._spec.seeds):
             self._queue(self._new_trial(number, seed))
-        self._num_proposed += 1
 
-    def _add_setting(self, number: int, params: Params | None) -> None:
+    def _confirm(self) -> None:
+        """Queue a round of the confirmation, if one is due. Optuna is not told: its space may end
+        below the rate of a stress test."""
+        for planned in planned_trials(self.ledger.finished(), self._resolved):
+            self._next_number = max(self._next_number, planned.setting + 1)
+            self._queue(
+                self._trial(planned.setting, planned.seed, planned.params, planned.purpose)
+            )
+
+    def _add_setting(self, number: int, proposal: Proposal) -> None:
         """Open an Optuna trial, with given params or with the sampler's."""
-        if params is not None:
-            self._study.enqueue_trial({name: params[name] for name in self._distributions})
-        self._study.sampler = make_sampler(self._spec.searcher, number)
+        params, ordinal = proposal.params, self._num_proposed
+        self._study.sampler = (
+            make_sampler(self._spec.searcher, ordinal)
+            if params is None
+            else GivenSampler({name: params[name] for name in self._distributions})
+        )
         trial = self._study.ask(self._distributions)
         trial.set_user_attr("setting", number)
+        trial.set_user_attr("purpose", proposal.purpose.value)
         in_order = {name: trial.params[name] for name in self._distributions}
-        self._settings[number] = Setting(number, trial, in_order, self._spec.seeds)
+        self._settings[number] = Setting(
+            number, trial, in_order, proposal.purpose, self._spec.seeds
+        )
+        self._num_proposed += 1
 
     def _new_trial(self, number: int, seed: int) -> LiveTrial:
-        params = self._settings[number].params
+        setting = self._settings[number]
+        return self._trial(number, seed, setting.params, setting.purpose)
+
+    def _trial(self, number: int, seed: int, params: Params, purpose: Purpose) -> LiveTrial:
+        trainer = self._spec.trainer_for(params)
         return LiveTrial(
             trial_id=make_trial_id(number, seed),
             setting=number,
             seed=seed,
             params=params,
-            max_train_steps=self._spec.trainer_for(params).max_train_steps,
+            max_train_steps=trainer.max_train_steps,
+            purpose=purpose,
+            stop_at=probe_end(self._spec, trainer) if purpose is Purpose.PROBE else None,
             peer_kind=self._spec.peer_kind(params),
         )
 
@@ -246,7 +287,7 @@ def tell(
     trial.set_constraint(CONSTRAINT, share)
     if share > 0:
         study.tell(trial, PENALTY_RATIO * worst_constant_score)
-    elif any(record.stopped_by is StoppedBy.RANK for record in usable):
+    elif any(record.stopped_by in UNFINISHED for record in usable):
         # TPE ranks PRUNED trials by step, then value: the worst seed at the earliest stop counts.
         trial.report(worst_score, min(record.steps for record in usable))
         study.tell(trial, state=TrialState.PRUNED)
@@ -277,16 +318,3 @@ def _fresh_mirror(name: str, journal: Path) -> optuna.Study:
         file.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     return optuna.create_study(study_name=name, storage=storage)
-
-
-DISTRIBUTIONS: dict[type, Callable[[Any], BaseDistribution]] = {
-    LogUniform: lambda domain: FloatDistribution(domain.low, domain.high, log=True),
-    Uniform: lambda domain: FloatDistribution(domain.low, domain.high),
-    IntRange: lambda domain: IntDistribution(domain.low, domain.high, log=domain.log),
-    Choice: lambda domain: CategoricalDistribution(domain.choice),
-}
-
-
-def distributions_for(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The searched domains in Optuna's terms."""
-    return {name: DISTRIBUTIONS[type(domain)](domain) for name, domain in spec.searched().items()}

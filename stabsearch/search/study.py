@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from stabsearch.cluster.local import RayRuntime, ray_runtime
 from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted
-from stabsearch.records import Recommendation, StoppedBy, TrialRecord
+from stabsearch.records import Purpose, Recommendation, StoppedBy, TrialRecord
 from stabsearch.results.store import StudyStore
-from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
+from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.search.peers import Peers
 from stabsearch.search.sampler_checks import SamplerChecks, check_study_sampler
@@ -102,12 +102,13 @@ def _run_trials(
 
 
 def _is_complete(ledger: Ledger, spec: StudySpec) -> bool:
-    finished = {record.trial_id for record in ledger.finished()}
-    return all(
-        make_trial_id(setting, seed) in finished
-        for setting in range(spec.trials)
-        for seed in range(spec.seeds)
-    )
+    # Imported here: what it fits to the trials takes scikit-learn, which a new study can wait for.
+    if not ledger.finished():
+        return False
+    from stabsearch.search.strategies import make_strategy
+    from stabsearch.search.strategy import is_complete
+
+    return is_complete(spec, make_strategy(spec), ledger.finished())
 
 
 def _overview(
@@ -214,13 +215,14 @@ def _search(
     from ray.tune.error import TuneError
     from ray.tune.execution.placement_groups import PlacementGroupFactory
 
+    from stabsearch.search.samplers import distributions_for
     from stabsearch.search.scheduler import (
         AbortStopper,
         SilentReporter,
         StabilityGate,
         StudyCallback,
     )
-    from stabsearch.search.searcher import SettingSearcher, distributions_for
+    from stabsearch.search.searcher import SettingSearcher
     from stabsearch.search.trainable import TrialTrainable
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -285,15 +287,17 @@ def _rebuild(
     finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
     for record in finished:
         if record.constant_score is not None:
-            scores = store.score_history(record.trial_id)
-            gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
+            if record.purpose.is_search:
+                scores = store.score_history(record.trial_id)
+                gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
             ledger.peers.add(
                 spec.peer_kind(record.params),
                 store.trial_facts(record.trial_id),
                 store.trial_reports(record.trial_id),
             )
     for trial in unfinished:
-        gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
+        if trial.purpose.is_search:
+            gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
     searcher.restore_settings(finished, ledger.failed(), unfinished)
 
 
@@ -322,6 +326,7 @@ def trial_config(
         "seed": trial.seed,
         "trainer": trainer,
         "gate": spec.scheduler.gate,
+        "stop_at": trial.stop_at,
         "analyzer": spec.analyzer.model_dump(mode="json"),
         "reached": peers.curve(trial.peer_kind),
         "sampler_check": sampler_checks.of(trial.params),
@@ -345,6 +350,8 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
             params=journal.started["params"],
             max_train_steps=spec.trainer_for(journal.started["params"]).max_train_steps,
             peer_kind=spec.peer_kind(journal.started["params"]),
+            purpose=Purpose(journal.started["purpose"]),
+            stop_at=journal.started["stop_at"],
             attempts=journal.started["attempts"],
             started_at=journal.started["started_at"],
         )

@@ -41,6 +41,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._trainer: Trainer | None = None  # frees the last trial's memory first
         self._checkpoint = Path(config["checkpoint"])
         self._is_gated = config["gate"]
+        self._stop_at: int | None = config["stop_at"]
         self._is_over = False
         self._saved_at = time.monotonic()
         try:
@@ -113,7 +114,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             judged = self._analyzer.judge(report)
             reports.append(judged)
             is_pruned = any(verdict.severity is Severity.PRUNE for verdict in judged.verdicts)
-            self._is_over = trainer.is_finished or (is_pruned and self._is_gated)
+            has_answered = self._stop_at is not None and report.step >= self._stop_at
+            self._is_over = trainer.is_finished or has_answered or (is_pruned and self._is_gated)
             if self._is_over or time.monotonic() >= due:
                 return
 

@@ -73,11 +73,11 @@ class StopSpec(Part):
         if not isinstance(value, str):
             return value
         found = _PRECISION.fullmatch(" ".join(value.split()))
-        if found is None:
-            rule = "is not a precision"
-            remedy = "Write: edge within 0.25 octave."
-            raise_problems([Problem(path=(), value=value, rule=rule, remedy=remedy)])
-        return {"edge_within_octaves": float(found[1])}
+        if found is not None:
+            return {"edge_within_octaves": float(found[1])}
+        rule, remedy = "is not a precision", "Write: edge within 0.25 octave."
+        raise_problems([Problem(path=(), value=value, rule=rule, remedy=remedy)])
+        return value
 
 
 class ConfirmSpec(Part):

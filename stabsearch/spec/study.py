@@ -318,10 +318,25 @@ class StudySpec(Part):
                 rule="a trial on cuda needs a share of a GPU, but resources.gpus is 0",
                 remedy="Set resources.gpus: 1 (or a fraction), or device: auto.",
             )
+        yield from self._needs_a_range()
         if not problems:
             yield from self._idle_entries()
             if self.sampler is not None:
                 yield from sampler_problems(self.sampler, self._trainers())
+
+    def _needs_a_range(self) -> Iterator[Problem]:
+        """What looks for an edge needs a range of learning rates to look along."""
+        if isinstance(self.space.get("learning_rate"), (LogUniform, Uniform)):
+            return
+        remedy = "Add space.learning_rate: {log_uniform: [1e-5, 1e-1]}"
+        rule = "looks along a range of learning rates, and the space holds none"
+        if self.searcher.name == "boundary":
+            path, instead = ("searcher", "name"), "or use another searcher, such as tpe."
+            yield Problem(path=path, value="boundary", rule=rule, remedy=f"{remedy}, {instead}")
+        if self.stop_when is not None:
+            yield Problem(
+                path=("stop_when",), value=NOTHING, rule=rule, remedy=f"{remedy}, or remove it."
+            )
 
     def _group_problems(self, group: str) -> Iterator[Problem]:
         """Try the corners of the entries that rules look at together."""

@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from stabsearch.records import Outcome, Severity, StoppedBy
-from stabsearch.search.searcher import distributions_for, instability, make_sampler, tell
+from stabsearch.search.samplers import distributions_for, make_sampler
+from stabsearch.search.searcher import instability, tell
 from stabsearch.spec import SearcherSpec, StudySpec
 from tests import synthetic_study
 

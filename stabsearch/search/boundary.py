@@ -1,0 +1,362 @@
+"""The boundary strategy: short trials find the edge and the best rate below it, one trains it.
+
+A tuner trains settings to the end to learn which was best. Two questions are answered earlier: by
+a tenth of the budget a trial shows on which side of the stability edge it lies (rules R1), and
+how far its learning rate is from the best one (the gauge, R3). So on a *line*, all parameters
+but the learning rate held:
+
+1. a few rates spread over the range, until something is known;
+2. where the gauge reads zero: between a rate that it calls too low and one that it calls too high;
+3. where the edge lies: bisection, first between the highest stable and the lowest unstable rate,
+   then at the posterior median of the edge, until it is known to the asked precision;
+4. a trial of the whole budget at the rate whose *surroundings* are best: a little below the
+   gauge's zero, and so far below the edge that one margin above it few runs fail.
+
+The main line clips at about twice the typical gradient norm: a guard that leaves most steps alone.
+With ``stop_when`` that is all. Without it, other clips and other searched parameters follow, each
+from the edge that is known already, and then proposals alternate between the surface's robust
+optimum (Bogunovic et al. 2018) and the edge, by STRADDLE (Bryan et al. 2005): the point where
+the probability of failure is most uncertain around one half.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
+from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
+from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
+from stabsearch.search.lines import NEAR, PINNED, LineEdge, Seen, View, gauge_zero, is_near
+from stabsearch.search.strategy import Pause, Proposal, at_share
+from stabsearch.spec import Choice, Domain, StudySpec
+
+DEFAULT_PRECISION = 0.25
+"""Half of the 90% interval of the edge, in octaves, where the study does not say."""
+SIDE_PRECISION = 0.5
+"""The same on lines other than the main one."""
+
+GUARD_NORMS = 2.0
+"""The main line clips at this many typical gradient norms."""
+
+FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
+"""Where, of the way through the range of rates, trials start before anything is known."""
+CONSTANT_OFFSET, DECAYED_OFFSET = -0.15, -0.5
+"""Octaves from the gauge's zero to the rate whose worst score within an octave is lowest: above
+the best rate the score rises faster. Chosen on the tuning grids of benchmarks/truth."""
+
+APART = 0.5
+"""Octaves that two trials of one question are kept apart while neither has ended."""
+SETTLED = 0.5
+"""A full trial within this many octaves of where the next would go has answered for it."""
+MAX_FULL_TRIALS = 4
+"""Full trials of one line before its answer is taken as it is."""
+WITHOUT_GAUGE = (0.0, -1.5, -3.0)
+"""Octaves below the safe rate at which full trials go where there is no gauge."""
+NUM_CANDIDATES = 256
+"""Settings among which the free proposals choose."""
+
+
+class Boundary:
+    """See the module."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._study: Mapping[str, Any] = spec.model_dump(mode="json")
+        self._domains = spec.searched()
+        low, high = _ends(self._domains[LEARNING_RATE])
+        self._low, self._high = math.log2(low), math.log2(high)
+        asked = spec.stop_when
+        self._precision = asked.edge_within_octaves if asked else DEFAULT_PRECISION
+
+    def next(
+        self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
+    ) -> Proposal | Pause:
+        """See ``Strategy``. The same records and settings give the same proposal."""
+        view = View(self._study, records, under_way)
+        is_waiting = False
+        for others in self._main_lines(view):
+            step = self._on_main_line(view, others)
+            if isinstance(step, Proposal):
+                return step
+            is_waiting |= step is Pause.WAIT
+        if self._spec.stop_when is not None:
+            return Pause.WAIT if is_waiting else Pause.DONE
+        for others in self._side_lines(view):
+            if proposal := self._on_side_line(view, others):
+                return proposal
+        return self._free(view, number)
+
+    # --- lines ------------------------------------------------------------------------------
+
+    def _main_lines(self, view: View) -> Iterator[Params]:
+        """One for every combination of words to choose from; numbers in their middle."""
+        words = {
+            name: domain.choice
+            for name, domain in self._domains.items()
+            if isinstance(domain, Choice) and not _is_numeric(name, domain)
+        }
+        numbers = {
+            name: _middle(domain)
+            for name, domain in self._domains.items()
+            if name not in words and name not in (LEARNING_RATE, MAX_GRAD_NORM)
+        }
+        for chosen in itertools.product(*words.values()):
+            others: Params = numbers | dict(zip(words, chosen, strict=True))
+            if MAX_GRAD_NORM in self._domains:
+                others[MAX_GRAD_NORM] = self._guard(view, others)
+            yield {name: others[name] for name in self._domains if name != LEARNING_RATE}
+
+    def _side_lines(self, view: View) -> Iterator[Params]:
+        """The first main line with one other number at one of its ends."""
+        main = next(self._main_lines(view))
+        for name, domain in self._domains.items():
+            if name == LEARNING_RATE or not _is_numeric(name, domain):
+                continue
+            for value in _extremes(domain):
+                if not is_near(name, value, main[name]):
+                    yield main | {name: value}
+
+    def _guard(self, view: View, others: Params) -> ParamValue:
+        """The clip of a main line: near twice the typical gradient norm of stable trials."""
+        domain = self._domains[MAX_GRAD_NORM]
+        norm = view.typical_norm(others)
+        if isinstance(domain, Choice):
+            values = sorted(float(v) for v in domain.choice if v is not None)
+            if not values:
+                return None
+            if norm is None:
+                return values[len(values) // 2]
+            return min(values, key=lambda v: abs(math.log2(v / (GUARD_NORMS * norm))))
+        low, high = _ends(domain)
+        if norm is None:
+            return _middle(domain)
+        return min(max(float(f"{GUARD_NORMS * norm:.2g}"), low), high)
+
+    # --- a line -----------------------------------------------------------------------------
+
+    def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:
+        """DONE when the line has its answer."""
+        seen = view.seen(others)
+        if seen.is_blank:
+            return self._first(view, others, seen)
+        edge = LineEdge(view, others, self._low, self._high)
+        wanted = (
+            self._towards_zero(seen),
+            self._towards_edge(seen, edge, self._precision),
+        )
+        for rate in wanted:
+            if rate is not None and self._is_free(rate, seen.short_under_way):
+                return self._short(others, rate)
+        best = self._best_rate(seen, edge, is_edge_known=wanted[1] is None)
+        if wanted[0] is None and best is not None and not seen.full_under_way:
+            return self._full(others, best)
+        is_settled = all(rate is None for rate in wanted) and best is None
+        return Pause.DONE if is_settled and not seen.full_under_way else Pause.WAIT
+
+    def _on_side_line(self, view: View, others: Params) -> Proposal | None:
+        """Short trials around the edge that other lines suggest; None when there is no need."""
+        seen = view.seen(others)
+        edge = LineEdge(view, others, self._low, self._high)
+        if edge.middle is None:
+            return None
+        rate = self._towards_edge(seen, edge, SIDE_PRECISION)
+        known = len(seen.stable) + len(seen.unstable) + len(seen.short_under_way)
+        is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
+        if not is_wanted or rate is None or not self._is_free(rate, seen.short_under_way):
+            return None
+        return self._short(others, rate)
+
+    def _first(self, view: View, others: Params, seen: Seen) -> Proposal | Pause:
+        """Rates spread over the range; on later lines, where earlier ones have their answer."""
+        known = LineEdge(view, others, self._low, self._high).middle
+        if known is not None:
+            rates = [known - 1.0, known + 1.0]
+        else:
+            rates = [self._low + share * (self._high - self._low) for share in FIRST_SHARES]
+        for rate in rates:
+            if self._is_free(rate, seen.short_under_way):
+                return self._short(others, rate)
+        return Pause.WAIT
+
+    def _towards_zero(self, seen: Seen) -> float | None:
+        """Where to read the gauge next; None when its zero is pinned, or there is no gauge."""
+        if not seen.stable:
+            return self._downwards(seen)
+        zero = gauge_zero(seen.gauge)
+        if zero is None:
+            return None
+        if zero.is_pinned:
+            return None
+        ceiling = min(seen.unstable, default=math.inf)
+        if zero.rate >= ceiling - APART:
+            # The best rate lies at the edge or beyond it: what counts is the edge.
+            if ceiling - seen.top <= PINNED:
+                return None
+            zero_rate = (ceiling + seen.top) / 2
+        else:
+            zero_rate = zero.rate
+        rate = min(max(zero_rate, self._low), self._high)
+        return rate if self._is_new(rate, seen) else None
+
+    def _downwards(self, seen: Seen) -> float | None:
+        """Nothing was stable yet: half-way down from the lowest rate that failed. Where none
+        failed and none learned they were too low, or killed at once: elsewhere in the range."""
+        if not seen.unstable:
+            spread = (self._low + share * (self._high - self._low) for share in FIRST_SHARES)
+            return next((rate for rate in spread if self._is_new(rate, seen)), None)
+        bottom = max(seen.timid, default=self._low)
+        ceiling = min(seen.unstable)
+        return (bottom + ceiling) / 2 if ceiling - bottom >= APART else None
+
+    def _towards_edge(self, seen: Seen, edge: LineEdge, precision: float) -> float | None:
+        """The rate of the next trial that is about the edge; None when the edge is known well
+        enough, or lies outside of the range."""
+        if not seen.stable:
+            return None  # its zero is looked for first, downwards
+        if not seen.unstable:
+            if edge.middle is not None and edge.middle < self._high:
+                rate = edge.middle if self._is_new(edge.middle, seen) else edge.middle + APART
+                return min(rate, self._high) if rate > seen.top else None
+            top = max((*seen.stable, *seen.short_under_way))
+            above = (top + self._high) / 2 if self._high - top > APART else self._high
+            return above if self._is_new(above, seen) else None
+        if edge.half_width is not None and edge.half_width <= precision:
+            return None
+        lowest = min(seen.unstable)
+        below = seen.top if math.isfinite(seen.top) else max(self._low, lowest - 2.0)
+        is_bracket_wide = lowest - below > 2 * APART
+        use_middle = edge.middle is not None and not is_bracket_wide
+        rate = edge.middle if use_middle and edge.middle is not None else (lowest + below) / 2
+        return self._nearest_new(rate, seen)
+
+    def _best_rate(self, seen: Seen, edge: LineEdge, *, is_edge_known: bool) -> float | None:
+        """Where a trial of the whole budget is wanted; None when there is one already, or the
+        edge decides it and is not yet known."""
+        if not seen.stable or seen.num_full >= MAX_FULL_TRIALS:
+            return None
+        limit = min(edge.safe(self._spec.margin_octaves), self._high)
+        zero = gauge_zero(seen.gauge)
+        wishes = [limit + octaves for octaves in WITHOUT_GAUGE]
+        if zero is not None:
+            wishes = [min(zero.rate + self._offset(), limit)]
+        if not is_edge_known and (zero is None or wishes[0] == limit):
+            return None
+        taken = (*seen.full, *seen.full_under_way)
+        rates = (max(wish, self._low) for wish in wishes)
+        return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
+
+    def _offset(self) -> float:
+        is_constant = self._spec.trainer_for({}).lr_schedule == "constant"
+        return CONSTANT_OFFSET if is_constant else DECAYED_OFFSET
+
+    # --- beyond the lines -------------------------------------------------------------------
+
+    def _free(self, view: View, number: int) -> Proposal | Pause:
+        """By turns the robust optimum, over the whole budget, and the edge, shortly."""
+        landscape = max(view.landscapes(with_surface=True), key=lambda each: len(each.records))
+        generator = np.random.default_rng([self._spec.searcher.seed, number])
+        settings = [self._random(generator) for _ in range(NUM_CANDIDATES)]
+        category = landscape.space.category(landscape.records[0].params)
+        settings = [s for s in settings if landscape.space.category(s) == category]
+        settings = [s for s in settings if view.is_new(s, landscape.space)]
+        if not settings:
+            return Proposal(params=self._random(generator))
+        if number % 2 == 0 and landscape.edge is not None:
+            return Proposal(params=_straddle(landscape, settings), purpose=Purpose.PROBE)
+        return Proposal(params=_robust(landscape, settings))
+
+    def _random(self, generator: np.random.Generator) -> Params:
+        """A setting, even over the space."""
+        return {name: _draw(domain, generator) for name, domain in self._domains.items()}
+
+    # --- small things -----------------------------------------------------------------------
+
+    def _is_free(self, rate: float, under_way: Sequence[float]) -> bool:
+        return all(abs(rate - other) >= APART for other in under_way)
+
+    def _is_new(self, rate: float, seen: Seen) -> bool:
+        return all(abs(rate - other) > NEAR for other in seen.tried)
+
+    def _nearest_new(self, rate: float, seen: Seen) -> float | None:
+        """The nearest untried rate within the range."""
+        offsets = sorted((k * NEAR for k in range(-25, 26)), key=abs)
+        tried = (rate + offset for offset in offsets)
+        return next(
+            (r for r in tried if self._low <= r <= self._high and self._is_new(r, seen)), None
+        )
+
+    def _short(self, others: Params, rate: float) -> Proposal:
+        return Proposal(params=self._setting(others, rate), purpose=Purpose.PROBE)
+
+    def _full(self, others: Params, rate: float) -> Proposal:
+        return Proposal(params=self._setting(others, rate))
+
+    def _setting(self, others: Params, rate: float) -> Params:
+        value = float(f"{2.0**rate:.3g}")
+        low, high = _ends(self._domains[LEARNING_RATE])
+        every: Params = others | {LEARNING_RATE: min(max(value, low), high)}
+        return {name: every[name] for name in self._domains}
+
+
+def _straddle(landscape: Landscape, settings: Sequence[Params]) -> Params:
+    """Of ``settings`` the one whose P(unstable) is most in doubt."""
+
+    def doubt(params: Params) -> float:
+        p = landscape.p_unstable(params)
+        return 0.0 if p is None else -abs(p - 0.5)
+
+    return max(settings, key=doubt)
+
+
+def _robust(landscape: Landscape, settings: Sequence[Params]) -> Params:
+    """Of ``settings`` the safe one with the lowest worst predicted score in its surroundings."""
+    safe = [s for s in settings if _is_safe(landscape, s)] or list(settings)
+    worst = landscape.worst_scores(safe)
+    known = [(score, i) for i, score in enumerate(worst) if score is not None]
+    return safe[min(known)[1]] if known else safe[0]
+
+
+def _is_safe(landscape: Landscape, params: Params) -> bool:
+    p = landscape.p_unstable(params, factor=2.0**landscape.octaves)
+    return p is None or p <= MAX_FAILURE_PROBABILITY
+
+
+# --- domains ------------------------------------------------------------------------------------
+
+
+def _ends(domain: Domain) -> tuple[float, float]:
+    numbers = [float(v) for v in domain.probes() if isinstance(v, int | float)]
+    return min(numbers), max(numbers)
+
+
+def _middle(domain: Domain) -> ParamValue:
+    if isinstance(domain, Choice):
+        return domain.choice[len(domain.choice) // 2]
+    return at_share(domain, *_ends(domain), 0.5)
+
+
+def _extremes(domain: Domain) -> list[ParamValue]:
+    if isinstance(domain, Choice):
+        return [domain.choice[0], domain.choice[-1]]
+    low, high = _ends(domain)
+    return [at_share(domain, low, high, share) for share in (0.0, 1.0)]
+
+
+def _draw(domain: Domain, generator: np.random.Generator) -> ParamValue:
+    if isinstance(domain, Choice):
+        return domain.choice[int(generator.integers(len(domain.choice)))]
+    return at_share(domain, *_ends(domain), float(generator.uniform()))
+
+
+def _is_numeric(name: str, domain: Domain) -> bool:
+    """Whether the domain is an axis; ``null`` among clips is one without a threshold."""
+    if not isinstance(domain, Choice):
+        return True
+    numbers = [v for v in domain.choice if isinstance(v, int | float) and not isinstance(v, bool)]
+    has_null = name == MAX_GRAD_NORM and None in domain.choice
+    return len(numbers) + has_null == len(domain.choice)

@@ -1,0 +1,227 @@
+"""What is known of a line: all parameters but the learning rate held.
+
+Rates are log2 of the learning rate throughout. Plain records in; no Ray, no Optuna.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stabsearch.recommend.evidence import never_learned
+from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape, landscapes_of
+from stabsearch.recommend.space import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    SearchSpace,
+    learning_rate_of,
+    search_space,
+)
+from stabsearch.records import Outcome, Params, ParamValue, Purpose, TrialRecord
+from stabsearch.search.strategy import Proposal
+
+SAME_CLIP = 1.01
+"""Clips this many octaves apart are on one line: the edge hardly knows the difference."""
+PINNED = 1.25
+"""Octaves between two gauge readings of different sign that are close enough to interpolate."""
+AT_ZERO = 0.3
+"""A gauge reading this small is the zero itself."""
+LONGEST_STRIDE = 3.0
+"""Octaves that one gauge reading may move the search: far away it only knows the direction."""
+NEAR = 0.06
+"""Octaves within which a rate counts as tried: the same seed would say the same again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is known of a line, in log2 of the learning rate."""
+
+    stable: tuple[float, ...]
+    unstable: tuple[float, ...]
+    timid: tuple[float, ...]
+    """Rates of trials that never learned, and not for being above the edge."""
+    gauge: tuple[tuple[float, float], ...]
+    """(rate, octaves above the best one) as short trials read it, ascending."""
+    full: tuple[float, ...]
+    """Rates of stable trials of the whole budget."""
+    num_full: int
+    """Trials of the whole budget, however they ended."""
+    short_under_way: tuple[float, ...]
+    full_under_way: tuple[float, ...]
+
+    @property
+    def is_blank(self) -> bool:
+        return not (self.stable or self.unstable or self.timid)
+
+    @property
+    def tried(self) -> tuple[float, ...]:
+        return (*self.stable, *self.unstable, *self.timid, *self.short_under_way)
+
+    @property
+    def top(self) -> float:
+        """The highest stable rate below every unstable one; -inf without one."""
+        lowest = min(self.unstable, default=math.inf)
+        return max((rate for rate in self.stable if rate < lowest), default=-math.inf)
+
+
+class View:
+    """What has ended and what is under way, looked at line by line."""
+
+    def __init__(
+        self,
+        study: Mapping[str, Any],
+        records: Sequence[TrialRecord],
+        under_way: Sequence[Proposal],
+    ) -> None:
+        self._study = study
+        self._records = [r for r in records if r.outcome is not Outcome.FAILED]
+        self._under_way = under_way
+        self.space: SearchSpace = search_space(study, self._records)
+        self._plain = self.landscapes(with_surface=False)
+        self._unstable = frozenset(i for each in self._plain for i in each.unstable)
+
+    def landscapes(self, *, with_surface: bool) -> list[Landscape]:
+        found = landscapes_of(self.space, self._records, self._study, with_surface=with_surface)
+        return list(found.values())
+
+    def landscape(self, params: Params) -> Landscape | None:
+        """That of the setting's category; None before a trial of it has ended."""
+        category = self.space.category(params)
+        return next(
+            (e for e in self._plain if e.space.category(e.records[0].params) == category), None
+        )
+
+    def typical_norm(self, others: Params) -> float | None:
+        """Median over stable trials with the same words of their median gradient norms."""
+        norms = [
+            r.grad_norm_median
+            for r in self._records
+            if r.grad_norm_median
+            and r.trial_id not in self._unstable
+            and not never_learned(r)
+            and all(
+                r.params[name] == value
+                for name, value in others.items()
+                if isinstance(value, str) and name in r.params
+            )
+        ]
+        return float(np.median(np.array(norms))) if norms else None
+
+    def seen(self, others: Params) -> Seen:
+        """What is known of a line."""
+        here = [r for r in self._records if is_on_line(r.params, others)]
+        unstable = [r for r in here if r.trial_id in self._unstable]
+        timid = [r for r in here if never_learned(r) and r not in unstable]
+        stable = [r for r in here if r not in unstable and r not in timid]
+        full = [r for r in here if r.purpose is Purpose.SEARCH]
+        open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
+        readings = {
+            rate_of(r.params): r.lr_gauge_octaves
+            for r in stable
+            if r.purpose is Purpose.PROBE and r.lr_gauge_octaves is not None
+        }
+        return Seen(
+            stable=tuple(rate_of(r.params) for r in stable),
+            unstable=tuple(rate_of(r.params) for r in unstable),
+            timid=tuple(rate_of(r.params) for r in timid),
+            gauge=tuple(sorted(readings.items())),
+            full=tuple(rate_of(r.params) for r in full if r.is_stable),
+            num_full=len({r.setting for r in full}),
+            short_under_way=tuple(
+                rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.PROBE
+            ),
+            full_under_way=tuple(
+                rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.SEARCH
+            ),
+        )
+
+    def is_new(self, params: Params, space: SearchSpace) -> bool:
+        """Whether nothing like it was tried or is under way."""
+        tried = [r.params for r in self._records]
+        tried += [p.params for p in self._under_way if p.params]
+        same = [p for p in tried if space.category(p) == space.category(params)]
+        if not same or not space.axes:
+            return True
+        distances = np.abs(space.points(same) - space.points([params])).max(axis=1)
+        return bool(distances.min() > NEAR)
+
+
+class LineEdge:
+    """The edge on a line as the fitted posterior has it; nothing where there is none."""
+
+    def __init__(self, view: View, others: Params, low: float, high: float) -> None:
+        some: Params = others | {LEARNING_RATE: 2.0 ** ((low + high) / 2)}
+        self._some = some
+        landscape = view.landscape(some)
+        self._landscape = landscape if landscape and landscape.edge else None
+        self._seen_top = view.seen(others).top
+        self.middle: float | None = None
+        self.half_width: float | None = None
+        if self._landscape and self._landscape.edge:
+            edge = self._landscape.edge.edge(some)
+            self.middle = math.log2(edge.learning_rate)
+            self.half_width = edge.half_width_octaves
+
+    def safe(self, octaves: float) -> float:
+        """The highest rate, in log2, at which few runs fail ``octaves`` above it; without an
+        edge, the highest that was stable."""
+        if self._landscape is None or self.middle is None:
+            return self._seen_top
+        rates = self.middle - np.arange(-2.0, 12.0, 1 / 16)
+        for rate in rates:
+            p = self._landscape.p_unstable(
+                self._some | {LEARNING_RATE: float(2.0**rate)}, factor=2.0**octaves
+            )
+            if p is not None and p <= MAX_FAILURE_PROBABILITY:
+                return float(rate)
+        return float(rates[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """Where the gauge reads zero."""
+
+    rate: float
+    """log2."""
+    is_pinned: bool
+    """It lies between two readings that are near enough."""
+
+
+def gauge_zero(readings: Sequence[tuple[float, float]]) -> Zero | None:
+    """Where the gauge is zero, from (rate in log2, octaves above the best), ascending in rate.
+
+    On a straight line between the readings around it; outside of them by the nearest reading, one
+    stride at most. None without a reading.
+    """
+    if not readings:
+        return None
+    nearest = min(readings, key=lambda reading: abs(reading[1]))
+    for (low, below), (high, above) in reversed(list(itertools.pairwise(readings))):
+        if below < 0 <= above:
+            rate = low + (high - low) * -below / (above - below)
+            return Zero(rate, high - low <= PINNED or abs(nearest[1]) <= AT_ZERO)
+    (lowest, at_lowest), (highest, at_highest) = readings[0], readings[-1]
+    if abs(nearest[1]) <= AT_ZERO:
+        return Zero(nearest[0] - nearest[1], is_pinned=True)
+    if at_lowest > 0:
+        return Zero(lowest - min(max(at_lowest, 1.0), LONGEST_STRIDE), is_pinned=False)
+    return Zero(highest + min(max(-at_highest, 1.0), LONGEST_STRIDE), is_pinned=False)
+
+
+def rate_of(params: Params) -> float:
+    return math.log2(learning_rate_of(params))
+
+
+def is_on_line(params: Params, others: Params) -> bool:
+    return all(is_near(name, params.get(name), value) for name, value in others.items())
+
+
+def is_near(name: str, one: ParamValue, other: ParamValue) -> bool:
+    if name != MAX_GRAD_NORM or one is None or other is None:
+        return one == other
+    return abs(math.log2(float(one) / float(other))) <= SAME_CLIP

@@ -1,0 +1,171 @@
+"""What a study tries next, and when its search is over: plain functions of what has ended.
+
+Nothing here knows Ray or Optuna, and nothing has a memory: a resumed study, which has the same
+records, goes on as an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from stabsearch.recommend.confirm import planned_trials
+from stabsearch.recommend.pick import edge_precision
+from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
+from stabsearch.spec import Choice, Domain, IntRange, LogUniform, StudySpec, TrainerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A setting to try."""
+
+    params: Params | None
+    """None: Optuna's sampler draws it."""
+    purpose: Purpose = Purpose.SEARCH
+
+
+class Pause(Enum):
+    """Why there is no proposal."""
+
+    WAIT = "wait"
+    """What is under way has to end first."""
+    DONE = "done"
+    """All is known that the strategy was asked for."""
+
+
+class Strategy(Protocol):
+    """Says what to try next."""
+
+    def next(
+        self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
+    ) -> Proposal | Pause:
+        """``records`` of ended trials of the search, ``under_way`` settings that were proposed
+        and have not ended, ``number`` settings proposed so far."""
+        ...
+
+
+class Sampled:
+    """Optuna's sampler draws, until the answer is as precise as the study asks."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+
+    def next(
+        self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
+    ) -> Proposal | Pause:
+        del under_way, number
+        return Pause.DONE if is_known(self._spec, records) else Proposal(params=None)
+
+
+class Grid:
+    """Points spread evenly over the space, in a seeded random order."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._points = grid_points(spec)
+        random.Random(spec.searcher.seed).shuffle(self._points)
+
+    def next(
+        self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
+    ) -> Proposal | Pause:
+        del under_way
+        if number >= len(self._points) or is_known(self._spec, records):
+            return Pause.DONE
+        return Proposal(params=self._points[number])
+
+
+def grid_points(spec: StudySpec) -> list[Params]:
+    """At most ``spec.trials`` settings; the learning rate gets the points that are left over.
+
+    A choice has all its values. Ranges share what remains evenly; each has two points at least,
+    so that a grid of many ranges may be cut by the number of trials.
+    """
+    domains = spec.searched()
+    choices = {n: list(d.choice) for n, d in domains.items() if isinstance(d, Choice)}
+    ranges = {n: d for n, d in domains.items() if n not in choices}
+    per_choice = max(1, spec.trials // math.prod(map(len, choices.values())))
+    each = max(2, int(per_choice ** (1 / max(1, len(ranges))) + 1e-9))
+    values = dict(choices)
+    for name, domain in ranges.items():
+        points = each
+        if name == "learning_rate":
+            points = max(2, per_choice // each ** (len(ranges) - 1))
+        values[name] = evenly(domain, points)
+    names = list(domains)
+    return [
+        dict(zip(names, point, strict=True))
+        for point in itertools.product(*(values[name] for name in names))
+    ]
+
+
+def evenly(domain: Domain, points: int) -> list[ParamValue]:
+    """Values of a range with equal distances, both ends included, without repetitions."""
+    low, high = float(domain.probes()[0]), float(domain.probes()[-1])  # type: ignore[arg-type]
+    shares = [i / (points - 1) for i in range(points)] if points > 1 else [0.5]
+    return list(dict.fromkeys(at_share(domain, low, high, share) for share in shares))
+
+
+def at_share(domain: Domain, low: float, high: float, share: float) -> ParamValue:
+    """The value at a share of the way from ``low`` to ``high``, as the domain measures it."""
+    is_log = isinstance(domain, LogUniform) or (isinstance(domain, IntRange) and domain.log)
+    value = low * (high / low) ** share if is_log else low + (high - low) * share
+    value = min(max(value, low), high)
+    return round(value) if isinstance(domain, IntRange) else value
+
+
+def probe_end(spec: StudySpec, trainer: TrainerSpec) -> int | None:
+    """Step at which a short trial has answered; None where that would be its whole budget.
+
+    The rules need the peak learning rate to have worked for as long as warm-up took, and the gauge
+    an evaluation.
+    """
+    warmup = trainer.lr_warmup_steps
+    if warmup is None:
+        warmup = round(trainer.lr_warmup_fraction * trainer.max_train_steps)
+    due = max(spec.searcher.probe_fraction * trainer.max_train_steps, 2 * warmup)
+    step = math.ceil(due / trainer.eval_every) * trainer.eval_every
+    return step if step < trainer.max_train_steps else None
+
+
+# --- when the search is over --------------------------------------------------------------------
+
+
+def of_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Without the trials that confirm."""
+    return [record for record in records if record.purpose.is_search]
+
+
+def is_known(spec: StudySpec, records: Sequence[TrialRecord]) -> bool:
+    """Whether the answer is as precise as ``stop_when`` asks; never without it.
+
+    There must be a setting to recommend, too: stable to the end of its budget.
+    """
+    if spec.stop_when is None or not any(r.is_stable for r in records):
+        return False
+    found = edge_precision(records, spec.model_dump(mode="json"))
+    return found is not None and found <= spec.stop_when.edge_within_octaves
+
+
+def is_over(
+    spec: StudySpec, strategy: Strategy, records: Sequence[TrialRecord], number: int
+) -> bool:
+    """Whether a search that has nothing under way is to propose no more."""
+    return number >= spec.trials or strategy.next(records, (), number) is Pause.DONE
+
+
+def is_complete(spec: StudySpec, strategy: Strategy, records: Sequence[TrialRecord]) -> bool:
+    """Whether nothing is left to do: every setting has its seeds, the search is over, and its
+    answer is confirmed as far as the study asks. ``records`` of ended trials that did not fail."""
+    found = of_search(records)
+    settings = {record.setting for record in found}
+    there = {(record.setting, record.seed) for record in found}
+    return (
+        all((setting, seed) in there for setting in settings for seed in range(spec.seeds))
+        and is_over(spec, strategy, found, len(settings))
+        and not planned_trials(records, spec.model_dump(mode="json"))
+    )

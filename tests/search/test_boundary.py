@@ -1,0 +1,235 @@
+"""The boundary strategy in worlds whose edge and best rate are known."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from stabsearch.recommend.pick import recommend_from
+from stabsearch.records import Outcome, Purpose, StoppedBy
+from stabsearch.search.boundary import Boundary
+from stabsearch.search.lines import Zero, gauge_zero
+from stabsearch.search.strategy import Pause, Proposal
+from stabsearch.spec import StudySpec
+from tests.search.worlds import World, search
+
+RATE = {"log_uniform": [1e-4, 0.3]}
+CLIP = {"log_uniform": [0.01, 100]}
+LOW, HIGH = math.log2(1e-4), math.log2(0.3)
+
+
+def study(space=None, *, trainer=None, **changes):
+    fields = {
+        "name": "a",
+        "space": space or {"learning_rate": RATE},
+        "trainer": trainer or {"max_train_steps": 2000, "eval_every": 100},
+        "searcher": {"name": "boundary"},
+        "stop_when": "edge within 0.5 octave",
+    }
+    return StudySpec.model_validate(fields | changes)
+
+
+def rate(record):
+    return math.log2(record.params["learning_rate"])
+
+
+def cost(records):
+    """In trainings to the end."""
+    return sum(r.steps / r.max_train_steps for r in records)
+
+
+# --- the gauge ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("readings", "zero"),
+    [
+        ([], None),
+        ([(-8.0, -1.0), (-7.0, 1.0)], Zero(-7.5, True)),
+        ([(-9.0, -1.0), (-6.0, 2.0)], Zero(-8.0, False)),
+        ([(-8.0, 0.2)], Zero(-8.2, True)),
+        ([(-8.0, 2.0)], Zero(-10.0, False)),
+        ([(-8.0, -2.0)], Zero(-6.0, False)),
+        ([(-8.0, 6.0)], Zero(-11.0, False)),
+        ([(-8.0, 0.5)], Zero(-9.0, False)),
+        ([(-12.0, -0.4), (-9.0, -2.0), (-7.0, 1.0)], Zero(-7.0 - 2 / 3, False)),
+        ([(-9.0, -1.0), (-8.0, 0.1), (-4.0, 4.0)], Zero(-8.0 - 1 / 11, True)),
+    ],
+    ids=[
+        "no reading",
+        "between near ones",
+        "between far ones",
+        "one at zero",
+        "all too high",
+        "all too low",
+        "a stride has an end",
+        "and is an octave at least",
+        "the highest crossing counts",
+        "far ones beside a near one",
+    ],
+)
+def test_gauge_zero(readings, zero):
+    found = gauge_zero(readings)
+
+    if zero is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.rate, found.is_pinned) == (pytest.approx(zero.rate), zero.is_pinned)
+
+
+# --- whole searches -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("edge", "best"),
+    [(0.05, 0.004), (0.02, 0.008), (0.25, 0.001), (3e-3, 5e-4), (0.11, 0.05)],
+    ids=["usual", "near the edge", "far below it", "low", "high"],
+)
+def test_edge_and_best_rate_are_found_for_a_fraction_of_the_cost(edge, best, workers):
+    spec = study()
+    world = World(edge=math.log2(edge), best=math.log2(best))
+    records = search(spec, world, workers=workers)
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.edge is not None
+    assert abs(math.log2(answer.edge.learning_rate / edge)) <= 0.5
+    assert answer.is_precise
+    assert answer.params is not None
+    recommended = math.log2(answer.params["learning_rate"])
+    # As near to the best as a margin of an octave to the edge allows.
+    assert recommended <= math.log2(edge) - 1.0
+    assert abs(recommended - min(math.log2(best), math.log2(edge) - 1.5)) <= 1.0
+    assert cost(records) < 4.0
+    assert sum(r.purpose is Purpose.SEARCH for r in records) <= 2
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_setting_is_tried_twice_and_none_is_outside_of_the_space(workers):
+    seen = []
+
+    def check(proposal):
+        assert list(proposal.params) == ["learning_rate", "max_grad_norm"]
+        assert 1e-4 <= proposal.params["learning_rate"] <= 0.3
+        assert 0.01 <= proposal.params["max_grad_norm"] <= 100
+        assert proposal not in seen
+        seen.append(proposal)
+
+    spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=40)
+    search(spec, World(), workers=workers, check=check)
+
+    assert len(seen) == 40
+
+
+def test_the_clip_of_the_main_line_is_a_guard():
+    spec = study({"learning_rate": RATE, "max_grad_norm": CLIP})
+    records = search(spec, World())
+
+    full = [r for r in records if r.purpose is Purpose.SEARCH]
+    assert [r.params["max_grad_norm"] for r in full] == [1.0]  # twice the typical norm of 0.5
+
+
+def test_of_clips_to_choose_from_the_nearest_to_a_guard_is_taken():
+    space = {"learning_rate": RATE, "max_grad_norm": {"choice": [0.1, 0.8, 5.0, None]}}
+    records = search(study(space), World())
+
+    assert {r.params["max_grad_norm"] for r in records[3:]} == {0.8}
+
+
+def test_without_stop_when_other_clips_and_the_inside_are_explored():
+    spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=60)
+    records = search(spec, World(edge_moves_with_clip=0.3))
+
+    clips = {r.params["max_grad_norm"] for r in records if r.purpose is Purpose.PROBE}
+    assert {0.01, 100.0} <= clips
+    assert sum(r.purpose is Purpose.SEARCH for r in records) > 4
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+    assert answer.params is not None
+    assert abs(math.log2(answer.params["learning_rate"] / 0.004)) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("world", "most"),
+    [(World(edge=5.0), 9), (World(edge=-20.0), 9), (World(learns_from=5.0, edge=5.0), 4)],
+    ids=["nothing fails", "everything fails", "nothing learns"],
+)
+def test_a_search_without_an_edge_in_its_range_ends_soon(world, most):
+    records = search(study(), world)
+
+    assert len(records) <= most
+
+
+def test_where_nothing_fails_the_best_rate_is_trained():
+    records = search(study(), World(edge=5.0))
+
+    full = [rate(r) for r in records if r.purpose is Purpose.SEARCH]
+    assert full == [pytest.approx(math.log2(0.004), abs=0.5)]
+
+
+def test_rates_too_low_to_learn_say_nothing_of_the_edge():
+    spec = study()
+    records = search(spec, World(learns_from=math.log2(0.01), best=math.log2(0.015)))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.edge is not None
+    assert abs(math.log2(answer.edge.learning_rate / 0.05)) <= 0.5
+
+
+def test_without_a_gauge_several_rates_below_the_edge_are_trained():
+    records = search(study(), World(has_gauge=False))
+    full = sorted(rate(r) for r in records if r.purpose is Purpose.SEARCH)
+
+    assert len(full) == 3
+    assert full[-1] <= math.log2(0.05) - 1.0
+    assert all(high - low >= 1.0 for low, high in itertools.pairwise(full))
+
+
+def test_every_combination_of_words_has_a_line_of_its_own():
+    space = {"learning_rate": RATE, "optimizer": {"choice": ["adamw", "sgd"]}}
+    records = search(study(space, trials=64), World())
+    full = [r.params["optimizer"] for r in records if r.purpose is Purpose.SEARCH]
+
+    assert sorted(set(full)) == ["adamw", "sgd"]
+
+
+def test_the_same_trials_give_the_same_proposal():
+    spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=40)
+    records = search(spec, World())
+
+    for count in (0, 3, 10, 25, 38):
+        ended = records[:count]
+        again = [Boundary(spec).next(ended, (), count) for _ in range(2)]
+        assert again[0] == again[1]
+        # Whichever trial ended first: files are read in another order than trials ended.
+        assert Boundary(spec).next(ended[::-1], (), count) == again[0]
+
+
+def test_a_failed_trial_says_nothing():
+    spec = study()
+    records = search(spec, World())
+    lost = [
+        *records[:2],
+        World().record(spec, Proposal(params=records[0].params, purpose=Purpose.PROBE), 99),
+    ]
+    import dataclasses
+
+    lost[-1] = dataclasses.replace(
+        lost[-1], outcome=Outcome.FAILED, stopped_by=StoppedBy.NOBODY, steps=0
+    )
+
+    assert Boundary(spec).next(lost, (), 3) == Boundary(spec).next(records[:2], (), 3)
+
+
+def test_a_strategy_waits_only_for_what_is_under_way():
+    spec = study()
+    first = Boundary(spec).next((), (), 0)
+    assert isinstance(first, Proposal)
+    under_way = [first]
+    while isinstance(step := Boundary(spec).next((), under_way, len(under_way)), Proposal):
+        under_way.append(step)
+
+    assert step is Pause.WAIT
+    assert len(under_way) == 4

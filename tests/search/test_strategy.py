@@ -1,0 +1,168 @@
+"""What is tried next by grid and by chance, and how long a short trial is."""
+
+from __future__ import annotations
+
+import pytest
+
+from stabsearch.records import Outcome, Purpose
+from stabsearch.search.strategies import make_strategy
+from stabsearch.search.strategy import (
+    Pause,
+    Proposal,
+    grid_points,
+    is_complete,
+    is_known,
+    probe_end,
+)
+from stabsearch.spec import StudySpec, TrainerSpec
+from tests import synthetic_study
+
+RATE = {"log_uniform": [1e-4, 1e-1]}
+CLIPS = {"choice": [None, 1.0, 0.1]}
+
+
+def study(space, **changes):
+    return StudySpec.model_validate({"name": "a", "space": space, **changes})
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "counts"),
+    [
+        ({"learning_rate": RATE}, 7, {"learning_rate": 7}),
+        ({"learning_rate": RATE, "max_grad_norm": CLIPS}, 32, {"learning_rate": 10}),
+        (
+            {"learning_rate": RATE, "weight_decay": {"uniform": [0, 0.1]}},
+            32,
+            {"learning_rate": 6, "weight_decay": 5},
+        ),
+        ({"weight_decay": {"uniform": [0, 0.1]}}, 1, {"weight_decay": 2}),
+        (
+            {"learning_rate": RATE, "batch_size": {"int": [16, 64], "log": True}},
+            9,
+            {"learning_rate": 3, "batch_size": 3},
+        ),
+    ],
+    ids=["one range", "a choice has all", "two ranges", "two at least", "whole numbers"],
+)
+def test_a_grid_gives_the_learning_rate_what_is_left_over(space, trials, counts):
+    points = grid_points(study(space, trials=trials))
+
+    for name, count in counts.items():
+        assert len({point[name] for point in points}) == count
+    assert len({tuple(point.items()) for point in points}) == len(points)
+
+
+def test_a_grid_spreads_evenly_in_the_domain_s_own_measure():
+    points = grid_points(
+        study(
+            {"learning_rate": RATE, "batch_size": {"int": [16, 64], "log": True}},
+            trials=12,
+        )
+    )
+
+    assert sorted({p["batch_size"] for p in points}) == [16, 32, 64]
+    assert sorted({p["learning_rate"] for p in points}) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
+
+
+def test_a_grid_strategy_goes_through_all_points_once_and_ends():
+    spec = study({"learning_rate": RATE}, trials=5, searcher={"name": "grid", "seed": 3})
+    strategy = make_strategy(spec)
+    proposals = [strategy.next((), (), number) for number in range(6)]
+
+    assert proposals[5] is Pause.DONE
+    tried = [p.params["learning_rate"] for p in proposals[:5]]
+    assert sorted(tried) == sorted(p["learning_rate"] for p in grid_points(spec))
+    assert tried != sorted(tried)
+    assert proposals[:5] == [make_strategy(spec).next((), (), number) for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "fraction", "step"),
+    [
+        ({"max_train_steps": 2000, "eval_every": 100}, 0.1, 200),
+        ({"max_train_steps": 2000, "eval_every": 75, "report_every": 25}, 0.1, 225),
+        ({"max_train_steps": 2000, "eval_every": 100, "lr_warmup_steps": 220}, 0.1, 500),
+        ({"max_train_steps": 2000, "eval_every": 100, "lr_warmup_fraction": 0.08}, 0.1, 400),
+        ({"max_train_steps": 2000, "eval_every": 100, "lr_warmup_steps": 1000}, 0.1, None),
+        ({"max_train_steps": 100, "eval_every": 100, "report_every": 25}, 0.1, None),
+        ({"max_train_steps": 2000, "eval_every": 100}, 0.25, 500),
+    ],
+    ids=[
+        "a tenth",
+        "the next evaluation",
+        "twice a warm-up in steps",
+        "twice a warm-up in parts",
+        "all of it",
+        "one evaluation only",
+        "as asked",
+    ],
+)
+def test_a_short_trial_ends_where_rules_and_gauge_have_spoken(trainer, fraction, step):
+    spec = study({"learning_rate": RATE}, searcher={"probe_fraction": fraction})
+
+    assert probe_end(spec, TrainerSpec.model_validate(trainer)) == step
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def records(edge=0.02, count=24, **changes):
+    """Trials an even distance apart; those above ``edge`` diverged."""
+    rates = [1e-4 * 1000 ** (i / (count - 1)) for i in range(count)]
+    return [
+        synthetic_study.record(
+            trial_id=f"{i:04d}-0",
+            setting=i,
+            params={"learning_rate": rate},
+            outcome=Outcome.DIVERGED if rate > edge else Outcome.COMPLETED,
+            **changes,
+        )
+        for i, rate in enumerate(rates)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stop_when", "trials", "known"),
+    [
+        (None, records(), False),
+        ("edge within 1 octave", records(), True),
+        ("edge within 0.01 octave", records(), False),
+        ("edge within 1 octave", records(edge=1.0), False),
+        ("edge within 1 octave", records(edge=1e-5), False),
+        ("edge within 1 octave", [], False),
+    ],
+    ids=["not asked", "known", "not so well", "no edge seen", "nothing stable", "no trial"],
+)
+def test_the_answer_is_known_when_the_edge_is_and_something_is_stable(stop_when, trials, known):
+    assert is_known(study({"learning_rate": RATE}, stop_when=stop_when), trials) is known
+
+
+def test_a_search_by_chance_ends_when_the_answer_is_known():
+    spec = study(
+        {"learning_rate": RATE}, searcher={"name": "random"}, stop_when="edge within 1 octave"
+    )
+    strategy = make_strategy(spec)
+
+    assert strategy.next(records(), (), 24) is Pause.DONE
+    assert strategy.next(records()[:3], (), 3) == Proposal(params=None)
+
+
+def test_a_study_is_complete_when_seeds_search_and_confirmation_are():
+    spec = study({"learning_rate": RATE}, trials=24, searcher={"name": "random"})
+    strategy = make_strategy(spec)
+
+    assert is_complete(spec, strategy, records())
+    assert not is_complete(spec, strategy, records()[:23])
+    assert not is_complete(spec.model_copy(update={"trials": 25}), strategy, records())
+    assert not is_complete(spec.model_copy(update={"seeds": 2}), strategy, records())
+    asked = StudySpec.model_validate(spec.model_dump() | {"confirm": {"seeds": 2}})
+    assert not is_complete(asked, strategy, records())
+
+
+def test_trials_that_confirm_are_no_settings_of_the_search():
+    spec = study({"learning_rate": RATE}, trials=25, searcher={"name": "random"})
+    stress = synthetic_study.record(
+        trial_id="0024-0", setting=24, params={"learning_rate": 1e-2}, purpose=Purpose.STRESS
+    )
+
+    assert not is_complete(spec, make_strategy(spec), [*records(), stress])

@@ -1,0 +1,103 @@
+"""A trainer in one line: what a setting would do, without training."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, TrialRecord
+from stabsearch.search.boundary import Boundary
+from stabsearch.search.strategy import Pause, Proposal, probe_end
+from stabsearch.spec import StudySpec
+from tests import synthetic_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where the edge and the best rate lie, in log2 of the learning rate; an exact gauge."""
+
+    edge: float = math.log2(0.05)
+    best: float = math.log2(0.004)
+    has_gauge: bool = True
+    learns_from: float = -math.inf
+    edge_moves_with_clip: float = 0.0
+    """Octaves of edge per octave of clip, from clip 1."""
+
+    def record(self, spec: StudySpec, proposal: Proposal, number: int) -> TrialRecord:
+        params = proposal.params
+        assert params is not None
+        rate = math.log2(params["learning_rate"])
+        clip = params.get("max_grad_norm") or 1.0
+        edge = self.edge + self.edge_moves_with_clip * math.log2(clip)
+        trainer = spec.trainer_for(params)
+        budget = trainer.max_train_steps
+        changes: dict[str, object] = {"steps": budget, "outcome": Outcome.COMPLETED}
+        if proposal.purpose is Purpose.PROBE:
+            changes |= {
+                "steps": probe_end(spec, trainer),
+                "outcome": Outcome.STOPPED,
+                "stopped_by": StoppedBy.PROBE,
+            }
+        gauge = max(-6.0, min(6.0, rate - self.best))
+        changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
+        changes["score"] = 5.0 * 1.08 ** (rate - self.best) ** 2
+        if rate > edge:
+            changes |= DIVERGED | {"steps": budget * 3 // 40, "lr_gauge_octaves": None}
+        elif rate < self.learns_from:
+            changes |= NOT_LEARNING
+        return synthetic_study.record(
+            trial_id=f"{number:04d}-0",
+            setting=number,
+            params=params,
+            purpose=proposal.purpose,
+            max_train_steps=budget,
+            grad_norm_median=0.5,
+            **changes,
+        )
+
+
+DIVERGED = {
+    "outcome": Outcome.DIVERGED,
+    "stopped_by": StoppedBy.GATE,
+    "severity": Severity.PRUNE,
+    "symptom": "lost_progress",
+    "rule": "R1b",
+}
+NOT_LEARNING = {
+    "outcome": Outcome.STOPPED,
+    "stopped_by": StoppedBy.GATE,
+    "severity": Severity.PRUNE,
+    "symptom": "not_learning",
+    "rule": "R1c",
+}
+
+
+def search(
+    spec: StudySpec,
+    world: World,
+    *,
+    workers: int = 1,
+    check: Callable[[Proposal], None] = lambda _: None,
+) -> list[TrialRecord]:
+    """All trials of a boundary search, in the order in which they ended."""
+    strategy, ended, number = Boundary(spec), [], itertools.count()
+    under_way: list[tuple[float, int, Proposal]] = []
+    now, proposed = 0.0, 0
+    while True:
+        while len(under_way) < workers and proposed < spec.trials:
+            step = strategy.next(ended, [p for *_, p in under_way], proposed)
+            if isinstance(step, Pause):
+                assert step is Pause.DONE or under_way, "waits for nothing"
+                break
+            check(step)
+            proposed += 1
+            of = next(number)
+            steps = world.record(spec, step, of).steps
+            heapq.heappush(under_way, (now + steps, of, step))
+        if not under_way:
+            return ended
+        now, of, proposal = heapq.heappop(under_way)
+        ended.append(world.record(spec, proposal, of))
