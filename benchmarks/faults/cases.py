@@ -127,10 +127,12 @@ FAULTS = (
          also=frozenset({S.DEAD_TIMESTEPS})),  # they are
     Case(name="snr_early", words="sample prediction with SNR weights",
          spec={"prediction_type": "sample", "loss_weighting": "snr"},
-         symptoms=frozenset({S.EARLY_TIMESTEP_DOMINATION})),
+         symptoms=frozenset({S.EARLY_TIMESTEP_DOMINATION}),
+         also=frozenset({S.CLEAN_TIMESTEPS_HIGH})),  # true of sample prediction
     Case(name="snr_late", words="epsilon with weights 1 / SNR", inject=weighted_by_noise,
          symptoms=frozenset({S.LATE_TIMESTEP_DOMINATION}),
-         mistake=("weight that grows with noise",)),
+         mistake=("weight that grows with noise",),
+         also=frozenset({S.DEAD_TIMESTEPS, S.CLEAN_TIMESTEPS_HIGH, S.LOSS_STUCK})),  # drowned
     Case(name="sample_clean", words="sample prediction: imprecise at clean timesteps",
          spec={"prediction_type": "sample"}, symptoms=frozenset({S.CLEAN_TIMESTEPS_HIGH})),
     Case(name="wrong_sampler_schedule", words="the sampler has another noise schedule",
@@ -148,7 +150,8 @@ FAULTS = (
     Case(name="undertrained", words="an eighth of the steps",
          spec={"max_train_steps": 200, "report_every": 10, "eval_every": 20,
                "learning_rate": 2e-3},
-         symptoms=frozenset({S.UNDERTRAINED})),
+         symptoms=frozenset({S.UNDERTRAINED}),
+         also=frozenset({S.LEARNING_RATE_LOW})),  # for so few steps
     Case(name="lr_low", words="learning rate 5e-5", spec={"learning_rate": 5e-5},
          symptoms=TIMID),
     Case(name="lr_high", words="learning rate 0.012, too noisy to be good",
