@@ -18,6 +18,7 @@ from stabsearch.records import (
     Evaluation,
     Outcome,
     Params,
+    Purpose,
     ReferenceLoss,
     Report,
     SamplerCheck,
@@ -36,6 +37,7 @@ CEILING = 2.0
 SLOPE = 8.0
 BEST = 1.0
 CONSTANT_SCORE = 6.0
+UNIT = 0.1
 STEPS = 2000
 SPACE = {
     "learning_rate": {"log_uniform": [1e-4, 3e-1]},
@@ -131,6 +133,9 @@ def record(
         "train_seconds": 5.0,
         "started_at": 1.7e9 + 10 * setting,
         "ended_at": 1.7e9 + 10 * setting + 5,
+        "clip_coef_mean": 0.99,
+        "constant_loss": 1.0,
+        "loss_unit": UNIT,
     }
     return TrialRecord(**(plain | changes))  # type: ignore[arg-type]
 
@@ -208,6 +213,43 @@ def draw(trials: int = 32, seeds: int = 1, seed: int = 0) -> list[TrialRecord]:
             for name, domain in SPACE.items()
         }
         records += [trial(setting, replicate, params, rng) for replicate in range(seeds)]
+    return records
+
+
+def probe(setting: int, learning_rate: float, max_grad_norm: float | None) -> TrialRecord:
+    """A short trial: stopped at a tenth of the budget, or unstable by then."""
+    steps = STEPS // 10
+    changes: dict[str, Any] = {"purpose": Purpose.PROBE, "steps": steps}
+    params = {"learning_rate": learning_rate, "max_grad_norm": max_grad_norm}
+    if learning_rate > edge(max_grad_norm):
+        return diverged(setting, params=params, verdict_step=steps, **changes)
+    return record(
+        setting,
+        params=params,
+        outcome=Outcome.STOPPED,
+        stopped_by=StoppedBy.PROBE,
+        reason="On the safe side of the edge: the probe has answered.",
+        score=3.0,
+        **changes,
+    )
+
+
+def boundary(clips: Iterable[float] = (0.1, 1.0), num_full: int = 3) -> list[TrialRecord]:
+    """A search for the edge: bisection by short trials at each clip, then a few full ones."""
+    records: list[TrialRecord] = []
+    low, high = (math.log2(rate) for rate in SPACE["learning_rate"]["log_uniform"])
+    for clip in clips:
+        below, above = low, high
+        for _ in range(4):
+            middle = (below + above) / 2
+            records.append(probe(len(records), 2.0**middle, clip))
+            below, above = (below, middle) if records[-1].is_unstable else (middle, above)
+    for n in range(num_full):
+        rate = edge(clip) / 2 ** (1 + n)
+        full = record(
+            len(records), learning_rate=rate, max_grad_norm=clip, score=score(rate, clip)
+        )
+        records.append(full)
     return records
 
 

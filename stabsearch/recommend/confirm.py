@@ -17,7 +17,7 @@ from typing import Any
 from stabsearch.recommend.choice import Choice, choice_of
 from stabsearch.recommend.rounds import MAX_ROUNDS, Round, stress_params
 from stabsearch.recommend.space import LEARNING_RATE
-from stabsearch.recommend.words import count, number, params_text, times_words
+from stabsearch.recommend.words import count, params_text, times_words
 from stabsearch.records import Confirmation, Params, Purpose, TrialRecord
 
 CONFIDENCE_LEFT = 0.05
@@ -118,6 +118,12 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
             f"Nothing held in the confirmation ({why}): the setting above is the least risky one "
             "that is known, and not a stable one. Search lower learning rates."
         )
+    why_not = no_certificate(choice)
+    if why_not is not None and choice.round is not None and choice.round.is_planned_out:
+        notes.append(
+            f"No certificate: {why_not}. Clean seeds say of P(unstable) only what their number "
+            "allows."
+        )
     return notes
 
 
@@ -151,9 +157,3 @@ def _bound(choice: Choice, own_round: Round) -> float | None:
     assert slope is not None
     octaves = own_round.asked.stress_octaves
     return stress_bound(len(own_round.counted_stress), slope, octaves)
-
-
-def stress_words(confirmation: Confirmation) -> str:
-    """``lr 4e-3 (twice the rate)``"""
-    rate = number(confirmation.stress_learning_rate)
-    return f"{LEARNING_RATE} {rate} ({times_words(confirmation.stress_octaves)})"

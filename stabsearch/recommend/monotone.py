@@ -14,10 +14,8 @@ from sklearn.isotonic import isotonic_regression
 
 from stabsearch.recommend.space import Floats
 
-MAX_CHANCE = 1 / 100
-"""Share of simulated studies that may lack as much fit. One in fifty studies with a logistic edge
-may be called otherwise; of 900 simulated ones 9 were at a bar of 1/50, but 7 of the 200 that
-consist of short trials for the most part, hence half of it."""
+MAX_CHANCE = 1 / 50
+"""Share of simulated studies that may lack as much fit: as many false alarms are tolerated."""
 
 NUM_SIMULATIONS = 199
 

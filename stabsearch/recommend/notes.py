@@ -15,11 +15,13 @@ from stabsearch.recommend.candidates import (
     first_choice,
 )
 from stabsearch.recommend.edge import SAFE
+from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import (
     CLIP_REACH,
     LEARNING_RATE,
+    MAX_GRAD_NORM,
     SearchSpace,
     field_value,
     learning_rate_of,
@@ -205,17 +207,8 @@ def _on_the_edge(pick: Candidate) -> list[str]:
             f"{whose} was unstable: the edge lies above the searched range, or beyond what was "
             "tried. Search higher learning rates to find it."
         ]
-    notes = []
     edge = landscape.edge.edge(pick.params)
-    if landscape.edge.out_of_order:
-        odd = landscape.edge.out_of_order
-        shown = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
-        others = " or another searched parameter" * (len(landscape.space.axes) > 1)
-        notes.append(
-            f"Failure is not a matter of the learning rate alone here: {count(len(odd), 'trial')} "
-            f"({shown}) failed an octave or more BELOW stable ones. Chance{others} decides too; "
-            "edge and margin assume that neither does. Trust only what more seeds confirm."
-        )
+    notes = [*landscape.edge.remarks, *_out_of_order(landscape), *_further_axes(landscape, pick)]
     if not axis.low <= edge.learning_rate <= axis.high:
         side = "above" if edge.learning_rate > axis.high else "below"
         notes.append(f"The edge is an extrapolation: it lies {side} the searched range.")
@@ -229,6 +222,42 @@ def _on_the_edge(pick: Candidate) -> list[str]:
     if region is not None and region[1] >= axis.high * (1 - 1e-6):
         notes.append("The stable region reaches the end of the searched range, and may go on.")
     return notes
+
+
+def _out_of_order(landscape: Landscape) -> list[str]:
+    odd = landscape.edge.out_of_order if landscape.edge else ()
+    if not odd:
+        return []
+    shown = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
+    found = f"{count(len(odd), 'trial')} ({shown}) failed an octave or more BELOW stable ones."
+    if isinstance(landscape.edge, EdgeProcess):
+        return [
+            f"Failure does NOT grow with the learning rate here: {found} No logistic edge fits, "
+            "so the edge is where half of the runs fail first, coming from the lowest rate, by a "
+            "Gaussian process. It has no slope, and says nothing beyond the rates that were tried."
+        ]
+    others = " or another searched parameter" * (len(landscape.space.axes) > 1)
+    return [
+        f"Failure is not a matter of the learning rate alone here: {found} Chance{others} decides "
+        "too; edge and margin assume that neither does. Trust only what more seeds confirm."
+    ]
+
+
+def _further_axes(landscape: Landscape, pick: Candidate) -> list[str]:
+    """What the edge of a study with more than two numeric parameters is conditioned on."""
+    others = {
+        axis.name: pick.params[axis.name]
+        for axis in landscape.space.axes
+        if axis.name not in (LEARNING_RATE, MAX_GRAD_NORM)
+    }
+    if not others:
+        return []
+    move = "moves" if len(others) == 1 else "each move"
+    return [
+        f"Edge, margin and region are along the learning rate at {params_text(others)}, the "
+        f"recommended value{'s' * (len(others) > 1)}, which {move} the edge in a straight line in "
+        "this model. Scores are predicted over all searched parameters together."
+    ]
 
 
 def _on_seeds(pick: Candidate) -> list[str]:
@@ -262,4 +291,5 @@ def _on_clipping(pick: Candidate, study: Mapping[str, Any]) -> list[str]:
     if norms:
         guard = CLIP_REACH * min(norms)
         note += f" A max_grad_norm of {number(guard)} or less would be a guard."
+    note += " Clean steps at higher rates certify nothing here: only its own steps count."
     return [note]

@@ -1,7 +1,8 @@
 """What stabilises: how far each searched parameter moves the edge, from the trials.
 
-Between the ends of its range for a numeric parameter, by the tilts of the logistic edge; between
-the two values that are farthest apart for a choice among words, each judged by its own trials.
+Between the lowest and the highest tried value of a numeric parameter, by the tilts of the logistic
+edge; between the two values that are farthest apart for a choice among words, each judged by its
+own trials.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from stabsearch.recommend.edge import INTERVAL, EdgePosterior
 from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.quadrature import quantiles
-from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats
+from stabsearch.recommend.space import LEARNING_RATE, Floats
 from stabsearch.records import Params, ParamValue, Stabiliser
 
 NUM_SHARES = 200
@@ -40,17 +41,12 @@ def _numeric(landscape: Landscape, params: Params) -> Iterator[Stabiliser]:
         values = {record.params[axis.name] for record in landscape.records}
         if axis.name == LEARNING_RATE or len(values) < 2:
             continue
-        low, high = _ends(axis)
+        low, high = min(values, key=axis.position), max(values, key=axis.position)
         moved = posterior.half(params | {axis.name: high}) - posterior.half(
             params | {axis.name: low}
         )
         found = quantiles(moved, posterior.weights, INTERVAL)
         yield _stabiliser(axis.name, low, high, found, len(landscape.records))
-
-
-def _ends(axis: Axis) -> tuple[ParamValue, ParamValue]:
-    """The ends of the searched range; no clipping is its upper end where it was a choice."""
-    return axis.low, None if axis.null_value is not None else axis.high
 
 
 def _categorical(

@@ -69,6 +69,12 @@ def params_text(params: Params) -> str:
     return " ".join(f"{name}={number(value)}" for name, value in params.items())
 
 
+def setting_text(params: Params) -> str:
+    """``learning_rate 2.1e-3  max_grad_norm 1``: the rate first, the others as they come."""
+    ordered = sorted(params.items(), key=lambda item: item[0] != "learning_rate")
+    return "  ".join(f"{name} {number(value)}" for name, value in ordered)
+
+
 def count(number_of: int, noun: str) -> str:
     """``1 trial``, ``2 trials``"""
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"

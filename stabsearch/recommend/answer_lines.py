@@ -1,0 +1,209 @@
+"""The lines of an answer that a Recommendation alone says: (label, text)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, PLATEAU_SCORE_RATIO
+from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
+from stabsearch.recommend.words import count, number, percent, setting_text, times_words
+from stabsearch.records import EdgeModel, Params, Recommendation, Stabiliser
+
+Line = tuple[str, str]
+
+MAX_STABILISERS = 5
+
+
+def answer_lines(answer: Recommendation) -> Iterator[Line]:
+    """The setting, whether it was confirmed, and how far it is from the edge."""
+    yield "RECOMMENDED", _recommended(answer)
+    yield from _confirmation(answer)
+    yield from _margin(answer)
+    yield from _intervals(answer)
+    yield from _edge(answer)
+
+
+def risk_lines(answer: Recommendation) -> Iterator[Line]:
+    """What else decides about stability."""
+    if answer.lr_sensitivity is not None:
+        yield (
+            "SENSITIVITY",
+            f"{number(answer.lr_sensitivity)}: mean loss above the best one over the searched "
+            f"{LEARNING_RATE}s, in units of L_iso - L_lin",
+        )
+    if answer.clip_meaning:
+        yield "CLIPPING", answer.clip_meaning
+    yield from _horizon(answer)
+    yield from (("WHAT STABILISES", text) for text in _stabilisers(answer.stabilisers))
+
+
+def tuner_lines(answer: Recommendation) -> Iterator[Line]:
+    """What a tuner would have answered, and what safety costs."""
+    if answer.best_trial_id is None or answer.best_params is None:
+        return
+    if answer.best_trial_id == answer.trial_id:
+        yield "A TUNER WOULD", "pick the same: of all completed trials it has the best score"
+        return
+    verdict = "stable" if answer.best_is_stable else "NOT stable"
+    text = (
+        f"pick trial {answer.best_trial_id}, {setting_text(answer.best_params)}, for its score "
+        f"{number(answer.best_score)}: {verdict}"
+    )
+    if answer.best_margin_octaves is not None:
+        text += f", {_distance(answer.best_margin_octaves)} where 5% of runs fail"
+    yield "A TUNER WOULD", text
+    if answer.best_worst_score is not None:
+        text = f"{number(answer.best_worst_score)} around the tuner's"
+        if answer.worst_score is not None:
+            text = f"{number(answer.worst_score)} around ours, {text}"
+        within = _octaves(answer.margin_asked)
+        yield "", f"predicted worst score within {within}: {text}"
+    if answer.price_of_safety is not None:
+        price = answer.price_of_safety
+        shown = f"{price:.1%}" if price < 0.1 else f"{price:.0%}"
+        yield "PRICE OF SAFETY", f"a score {shown} above the tuner's"
+
+
+# --- the setting ------------------------------------------------------------------------------
+
+
+def _recommended(answer: Recommendation) -> str:
+    if answer.params is None:
+        return "nothing: no setting was stable"
+    seeds = f"stable in {answer.num_stable_seeds} of {count(answer.num_seeds, 'seed')}"
+    unfinished = answer.num_seeds - answer.num_stable_seeds - answer.num_failed_seeds
+    missing = [(answer.num_failed_seeds, "failed"), (unfinished, _unfinished(answer))]
+    words = ", ".join(f"{number_of} {what}" for number_of, what in missing if number_of > 0)
+    seeds += f" ({words})" if words else ""
+    score = f", score {number(answer.score)}" if answer.score is not None else ""
+    return f"{setting_text(answer.params)}     {seeds}{score} (trial {answer.trial_id})"
+
+
+def _unfinished(answer: Recommendation) -> str:
+    """A setting that is kept although a seed of it failed has no missing seeds."""
+    own = answer.confirmation
+    return "unstable" if own is not None and own.num_stable < own.num_seeds else "not finished"
+
+
+def _confirmation(answer: Recommendation) -> Iterator[Line]:
+    own = answer.confirmation
+    if own is None or answer.params is None:
+        return
+    text = f"{', '.join(setting_text(answer.params).split('  '))}: "
+    text += f"stable in {own.num_stable} of {count(own.num_seeds, 'seed')}"
+    if own.stress_octaves > 0:
+        stress = (
+            f"{own.num_stress_stable} of {own.num_stress_seeds}"
+            if own.num_stress_seeds
+            else "none"
+        )
+        text += f", in {stress} at {times_words(own.stress_octaves)}"
+    if own.p_fail_bound is not None:
+        text += f"; at most {percent(own.p_fail_bound)} of such runs fail (95% bound)"
+    if not own.is_complete:
+        text += f"; {own.num_asked} of each were asked for"
+    yield "CONFIRMED" if own.has_held else "NOT CONFIRMED", text
+
+
+# --- the edge ---------------------------------------------------------------------------------
+
+
+def _margin(answer: Recommendation) -> Iterator[Line]:
+    if answer.margin_octaves is None or answer.edge is None:
+        return
+    text = f"{_distance(answer.margin_octaves)} {LEARNING_RATE} "
+    text += f"{number(answer.edge.learning_rate_safe)}, where 5% of runs fail"
+    if answer.margin_octaves < 0:
+        text = f"none: {text}"
+    if answer.p_unstable is not None and answer.p_unstable_doubled is not None:
+        text += (
+            f"; P(unstable) {percent(answer.p_unstable)} here, "
+            f"{percent(answer.p_unstable_doubled)} at {times_words(answer.margin_asked)}"
+        )
+    yield "MARGIN", text
+
+
+def _intervals(answer: Recommendation) -> Iterator[Line]:
+    if answer.params is None:
+        return
+    if answer.region_low is not None and answer.region_high is not None:
+        rates = f"{LEARNING_RATE} {number(answer.region_low)} .. {number(answer.region_high)}"
+        why = (
+            f"at most {MAX_FAILURE_PROBABILITY:.0%} of runs fail"
+            if answer.edge
+            else "where trials were stable"
+        )
+        yield "STABLE REGION", f"{rates}{_elsewhere(answer.params)} ({why})"
+    if answer.plateau_low is not None and answer.plateau_high is not None:
+        rates = f"{LEARNING_RATE} {number(answer.plateau_low)} .. {number(answer.plateau_high)}"
+        within = f"within {PLATEAU_SCORE_RATIO - 1:.0%}"
+        yield "NEARLY AS GOOD", f"{rates} (predicted score {within})"
+
+
+def _edge(answer: Recommendation) -> Iterator[Line]:
+    edge = answer.edge
+    if edge is None:
+        return
+    first = " first" if edge.model is EdgeModel.GAUSSIAN_PROCESS else ""
+    text = (
+        f"{LEARNING_RATE} {number(edge.learning_rate)}: half of the runs fail{first} "
+        f"(90% interval {number(edge.learning_rate_low)} .. {number(edge.learning_rate_high)})"
+    )
+    if answer.edge_trial_ids:
+        plural = "s" * (len(answer.edge_trial_ids) > 1)
+        text += f"; nearest unstable trial{plural} {', '.join(answer.edge_trial_ids)}"
+    yield "EDGE", text
+    if len(answer.edges) > 1:
+        rates = ", ".join(
+            f"{number(each.edge.learning_rate)} with {number(each.max_grad_norm)}"
+            for each in answer.edges
+        )
+        yield "", f"by {MAX_GRAD_NORM}: {rates}"
+    if answer.is_precise is not None:
+        known = f"known to +-{edge.half_width_octaves:.2f} octaves"
+        yield "", f"{known}, {'as' if answer.is_precise else 'NOT as'} precisely as was asked"
+
+
+# --- what else decides ------------------------------------------------------------------------
+
+
+def _horizon(answer: Recommendation) -> Iterator[Line]:
+    horizon = answer.horizon
+    if horizon is None:
+        return
+    events = "no failure" if not horizon.events else count(horizon.events, "failure")
+    yield (
+        "HORIZON",
+        f"at most {percent(horizon.p_fail_bound)} of runs fail within {horizon.steps:,} steps "
+        f"(95% bound at a constant hazard: {events} in {horizon.clean_steps:,} clean steps)",
+    )
+
+
+def _stabilisers(found: tuple[Stabiliser, ...]) -> Iterator[str]:
+    decided = [each for each in found if each.octaves_low > 0]
+    for each in decided[: MAX_STABILISERS - 1]:
+        yield (
+            f"{each.param} {number(each.value)} instead of {number(each.against)}: the edge is "
+            f"{each.octaves:.1f} octaves (x{2.0**each.octaves:.1f}) higher (90% interval "
+            f"{each.octaves_low:.1f} .. {each.octaves_high:.1f})"
+        )
+    rest = [each.param for each in found if each not in decided]
+    if rest:
+        yield f"undecided by these trials: {', '.join(rest)}"
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def _distance(octaves: float) -> str:
+    side = "below" if octaves >= 0 else "ABOVE"
+    return f"{abs(octaves):.1f} octaves (x{2.0 ** abs(octaves):.1f}) {side}"
+
+
+def _octaves(octaves: float) -> str:
+    return "one octave" if octaves == 1 else f"{number(octaves)} octaves"
+
+
+def _elsewhere(params: Params) -> str:
+    others = {name: value for name, value in params.items() if name != LEARNING_RATE}
+    return f" at {setting_text(others)}" if others else ""
