@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from stabsearch.records import Evaluation, Report, Severity, Symptom
 from stabsearch.stability.window import SETTLED, News, TrialWindow
+from stabsearch.stability.words import gauge_distance
 
 Limits = Mapping[str, float]
 """Thresholds by name, as ``stabsearch.thresholds.resolve`` gives them."""
@@ -334,7 +335,7 @@ def find_lr_off(report: Report, window: TrialWindow, limits: Limits) -> Finding 
         step=report.step,
         words={
             "kappa": f"{window.kappa:.3f}",
-            "octaves": f"{abs(gauge):.1f}",
+            "distance": gauge_distance(gauge),
             "side": "above" if is_high else "below",
             "factor": _factor(gauge),
         },
@@ -804,8 +805,7 @@ RULES: tuple[Rule, ...] = (
         find=find_lr_off,
         on=News.EVALUATION,
         times=2,
-        reason="kappa {kappa} at step {step}: the learning rate is about {octaves} octaves "
-        "{side} the best",
+        reason="kappa {kappa} at step {step}: the learning rate is {distance} {side} the best",
         advice={
             Symptom.LEARNING_RATE_LOW: "Raise the learning rate about {factor} times.",
             Symptom.LEARNING_RATE_HIGH: "Lower the learning rate about {factor} times, or let it "

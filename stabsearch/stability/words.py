@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stabsearch.records import TrialFacts
+from stabsearch.stability.lr_gauge import MAX_OCTAVES
 
 _PARTS = {
     2: "half", 3: "third", 4: "quarter", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth",
@@ -52,7 +53,10 @@ def describe_gauge(octaves: float) -> str:
     if abs(octaves) < 0.5:
         return "the learning rate is about the best one"
     side = "above" if octaves > 0 else "below"
-    return (
-        f"the learning rate is about {abs(octaves):.1f} octaves (x{2 ** abs(octaves):.2g}) "
-        f"{side} the best one"
-    )
+    return f"the learning rate is {gauge_distance(octaves)} {side} the best one"
+
+
+def gauge_distance(octaves: float) -> str:
+    """``about 2.0 octaves (x4)``; ``far``, where the gauge only gives the direction."""
+    size = abs(octaves)
+    return "far" if size >= MAX_OCTAVES else f"about {size:.1f} octaves (x{2**size:.2g})"

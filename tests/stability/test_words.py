@@ -69,6 +69,9 @@ def test_ordinal(number, expected):
         (-0.4, "the learning rate is about the best one"),
         (1.0, "the learning rate is about 1.0 octaves (x2) above the best one"),
         (-1.5, "the learning rate is about 1.5 octaves (x2.8) below the best one"),
+        (5.9, "the learning rate is about 5.9 octaves (x60) above the best one"),
+        (6.0, "the learning rate is far above the best one"),
+        (-6.0, "the learning rate is far below the best one"),
     ],
 )
 def test_the_gauge_in_words(octaves, expected):
