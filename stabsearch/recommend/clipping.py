@@ -65,7 +65,8 @@ def clip_meaning(pick: Candidate, study: Mapping[str, Any]) -> str:
 
 
 def clip_edges(landscape: Landscape, params: Params, study: Mapping[str, Any]) -> list[ClipEdge]:
-    """The edge at a handful of clips, the other parameters as in ``params``."""
+    """The edge at a handful of tried clips, the other parameters as in ``params``: those of a
+    choice; of a range the ends and the recommended one. Clips that never act are one."""
     axis = landscape.space.axis(MAX_GRAD_NORM)
     if axis is None or landscape.edge is None:
         return []
@@ -76,14 +77,15 @@ def clip_edges(landscape: Landscape, params: Params, study: Mapping[str, Any]) -
     if "choice" in domain:
         values = [value for value in domain["choice"] if value in tried]
     else:
-        own = params[MAX_GRAD_NORM]
-        assert own is not None
-        ends = (axis.low, float(own), axis.high)
-        values = list(dict.fromkeys(min(value, max(ceiling, axis.low)) for value in ends))
+        numbers = [float(value) for value in tried if value is not None]
+        own = float(params[MAX_GRAD_NORM] or ceiling)
+        values = [
+            min(value, max(ceiling, axis.low)) for value in (min(numbers), own, max(numbers))
+        ]
     by_position: dict[float, ParamValue] = {}
     for value in sorted(values, key=lambda v: math.inf if v is None else float(v)):
         position = min(axis.position(value), axis.position(ceiling))
-        by_position.setdefault(round(position, 9), value)  # clips that never act are one
+        by_position.setdefault(round(position, 9), value)
     kept = list(by_position.values())
     if len(kept) > MAX_CLIP_EDGES:
         kept = [kept[i] for i in np.linspace(0, len(kept) - 1, MAX_CLIP_EDGES).round().astype(int)]

@@ -156,11 +156,9 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
 def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
     notes = []
     if pick.landscape.surface is None:
-        trained = sum(r.outcome is Outcome.COMPLETED for r in pick.landscape.records)
         notes.append(
-            f"Too few trials trained to their end ({trained}) to predict scores between them: the "
-            "recommendation is the stable setting with the best measured score, among those that "
-            "few runs fail above."
+            f"Too few settings have a score ({len(candidates)}) to predict it between them: of "
+            "the stable ones that are safe, the best measured score is recommended."
         )
     elif any(candidate.worst_score is None for candidate in candidates):
         notes.append("Combinations with fewer than 4 usable trials were passed over.")

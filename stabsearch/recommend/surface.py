@@ -15,7 +15,7 @@ from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats, SearchSpace
 from stabsearch.records import Outcome, StoppedBy, Symptom, TrialRecord
 
 MIN_TRIALS = 4
-"""Fewer measured scores than this say nothing about a surface; that a setting is dead is none."""
+"""Fewer settings with a score say nothing about a surface; that one is dead is no score."""
 
 MAX_TRIALS_FOR_LENGTHS = 300
 """The lengths of a larger study are fitted to a sample: the cost grows with the cube."""
@@ -77,11 +77,9 @@ def fit_surface(
         surface_score(r, constant_score, is_unstable=r.trial_id in unstable) for r in records
     )
     known = [(r, s) for r, s in zip(records, scores_of, strict=True) if s is not None]
-    num_measured = sum(record.trial_id not in unstable for record, _ in known)
-    if num_measured < MIN_TRIALS or not space.axes:
-        return None
     points = space.points([record.params for record, _ in known])
-    if len(np.unique(points, axis=0)) < MIN_TRIALS:
+    is_measured = np.array([record.trial_id not in unstable for record, _ in known], dtype=bool)
+    if not space.axes or len(np.unique(points[is_measured], axis=0)) < MIN_TRIALS:
         return None
     scores = np.array([score for _, score in known], dtype=np.float64)
     return Surface(space.axes, points, scores, constant_score, like)

@@ -10,23 +10,37 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm
+from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM, Axis, Floats, search_space
-from stabsearch.recommend.words import number, symptom_words
-from stabsearch.records import Outcome, Params, Recommendation, Symptom, TrialRecord
+from stabsearch.recommend.words import number
+from stabsearch.records import (
+    Params,
+    Recommendation,
+    TrialRecord,
+)
+from stabsearch.report.looks import INK, MARKER, RING, RINGS, Ringed, kinds_of, legend_marker
+from stabsearch.report.scales import (
+    light,
+    limits,
+    positions_across,
+    scale,
+    score_ticks,
+    value_in,
+    value_of,
+    values_at,
+)
 from stabsearch.results.frames import Results
 
 DPI = 150
@@ -34,29 +48,7 @@ DPI = 150
 # One seed for the ids inside the SVG, and text as text: the same study gives the same file.
 STYLE: Any = {"font.size": 9, "svg.hashsalt": "stabsearch", "svg.fonttype": "none"}
 
-INK, EDGE_INK, PICK_INK = "#222222", "#b2182b", "#ffffff"
-
-Marker = str | tuple[int, Literal[1], int]
-"""A name of matplotlib's, or a star: (points, 1, angle)."""
-
-SYMPTOM_MARKERS: dict[str, Marker] = {
-    Symptom.LOST_PROGRESS.value: "X",
-    Symptom.WORSE_THAN_TRIVIAL.value: "v",
-    Symptom.NON_FINITE.value: "P",
-    Symptom.CATASTROPHIC_EXCURSION.value: "^",
-    Symptom.NOT_LEARNING.value: "s",
-    Symptom.LOSS_STUCK.value: (6, 1, 0),
-    Symptom.NOISY_TIMESTEPS_HIGH.value: (3, 1, 0),
-    Symptom.TIME_BLIND.value: "*",
-    Symptom.EARLY_TIMESTEP_DOMINATION.value: "<",
-    Symptom.LATE_TIMESTEP_DOMINATION.value: ">",
-    Symptom.TIMESTEP_DOMINATION.value: (4, 1, 0),
-    Symptom.DEAD_TIMESTEPS.value: (4, 1, 45),
-}
-"""Of the symptoms for which a setting is not called stable."""
-OTHER_SYMPTOM_MARKER = "d"
-
-MARKER: dict[str, Any] = {"s": 62, "linewidths": 1.0, "zorder": 4, "clip_on": False}
+EDGE_INK, PICK_INK = "#b2182b", "#ffffff"
 
 SAFE_LINE: dict[str, Any] = {
     "color": EDGE_INK, "linewidth": 1.3, "linestyle": (0, (4, 3)), "zorder": 2
@@ -110,7 +102,7 @@ def draw_map(results: Results, recommendation: Recommendation) -> Figure:
         labels=[label for _, label in handles],
         loc="outside right upper",
         frameon=False,
-        handler_map={tuple: HandlerTuple(ndivide=None)},
+        handler_map={tuple: HandlerTuple(ndivide=None), Ringed: HandlerTuple(ndivide=1)},
         labelspacing=0.9,
         borderaxespad=0.3,
     )
@@ -163,8 +155,8 @@ def _draw_plane(
     figure: Figure, axes: Axes, plane: _Plane, answer: Recommendation, norm: LogNorm
 ) -> list[tuple[object, str]]:
     assert plane.y is not None
-    colours = _light(mpl.colormaps["cividis_r"])
-    xs, ys = _ticks_between(plane.x, 121), _ticks_between(plane.y, 91)
+    colours = light(mpl.colormaps["cividis_r"])
+    xs, ys = positions_across(plane.x, 121), positions_across(plane.y, 91)
     if plane.landscape.surface is not None:
         grid_x, grid_y = np.meshgrid(xs, ys)
         points = np.repeat(plane.landscape.space.points([plane.base]), grid_x.size, axis=0)
@@ -172,8 +164,8 @@ def _draw_plane(
         points[:, plane.landscape.space.axes.index(plane.y)] = grid_y.ravel()
         scores = plane.landscape.surface.predict(points).reshape(grid_x.shape)
         axes.pcolormesh(
-            _values(plane.x, xs),
-            _values(plane.y, ys),
+            values_at(plane.x, xs),
+            values_at(plane.y, ys),
             scores,
             cmap=colours,
             norm=norm,
@@ -188,10 +180,10 @@ def _draw_plane(
         mpl.cm.ScalarMappable(norm, colours), ax=axes, location="bottom", shrink=0.9, aspect=45
     )
     bar.set_label("predicted " * (plane.landscape.surface is not None) + SCORE_LABEL)
-    ticks = _score_ticks(norm)
+    ticks = score_ticks(norm)
     bar.ax.xaxis.set_minor_locator(NullLocator())
     bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    axes.set_ylim(*_limits(plane.y))
+    axes.set_ylim(*limits(plane.y))
     return handles
 
 
@@ -199,7 +191,7 @@ def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object,
     posterior = plane.landscape.edge
     if posterior is None or plane.y is None or plane.x.name != LEARNING_RATE:
         return []
-    values = _values(plane.y, ys[::3])
+    values = values_at(plane.y, ys[::3])
     edges = [posterior.edge(plane.base | {plane.y.name: float(value)}) for value in values]
     band = axes.fill_betweenx(
         values,
@@ -221,71 +213,26 @@ def _draw_trials(
     axes: Axes, plane: _Plane, norm: LogNorm, colours: Colormap
 ) -> list[tuple[object, str]]:
     handles: list[tuple[object, str]] = []
-    for kind, group in _kinds(plane.landscape).items():
-        xs = [_value(plane.x, record) for record in group]
+    for kind, group in kinds_of(plane.landscape).items():
+        xs = [value_of(plane.x, record) for record in group]
         ys = [
-            _value(plane.y, record) if plane.y else _height(plane, record, norm)
+            value_of(plane.y, record) if plane.y else _height(plane, record, norm)
             for record in group
         ]
+        look = MARKER | {"s": MARKER["s"] * kind.size}
         if kind.is_scored:
             scores = [float(record.score or math.nan) for record in group]
             axes.scatter(
-                xs, ys, c=scores, cmap=colours, norm=norm, marker="o", edgecolors=INK, **MARKER
+                xs, ys, c=scores, cmap=colours, norm=norm, marker="o", edgecolors=INK, **look
             )
         else:
             edge = INK if kind.face == "none" else "white"
-            axes.scatter(xs, ys, c=kind.face, marker=kind.marker, edgecolors=edge, **MARKER)
-        handles.append((_legend_marker(kind, colours), f"{kind.words} ({len(group)})"))
+            axes.scatter(xs, ys, c=kind.face, marker=kind.marker, edgecolors=edge, **look)
+        ring = RINGS.get(kind.purpose)
+        if ring is not None:
+            axes.scatter(xs, ys, facecolors="none", edgecolors=ring, **RING)
+        handles.append((legend_marker(kind, colours), f"{kind.words} ({len(group)})"))
     return handles
-
-
-def _legend_marker(kind: _Kind, colours: Colormap) -> Line2D:
-    face = colours(0.3) if kind.is_scored else kind.face
-    edge = INK if kind.is_scored or kind.face == "none" else "white"
-    return Line2D(
-        [], [], linestyle="", marker=kind.marker, markersize=8, color=edge, markerfacecolor=face
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """One look of trials, with its words for the legend."""
-
-    words: str
-    marker: Marker
-    face: str
-    is_scored: bool = False
-
-
-def _kinds(landscape: Landscape) -> dict[_Kind, list[TrialRecord]]:
-    """The trials by their look: stable, unstable by symptom, then the rest."""
-    groups: dict[_Kind, list[TrialRecord]] = {}
-    for record in landscape.records:
-        kind = _kind(record, is_unstable=landscape.is_unstable(record))
-        groups.setdefault(kind, []).append(record)
-    order = sorted(groups, key=lambda kind: (not kind.is_scored, kind.face == "none", kind.words))
-    return {kind: groups[kind] for kind in order}
-
-
-def _kind(record: TrialRecord, *, is_unstable: bool) -> _Kind:
-    if record.is_stable and record.score is not None:
-        return _Kind(words="stable", marker="o", face="", is_scored=True)
-    if is_unstable:
-        marker = SYMPTOM_MARKERS.get(record.symptom, OTHER_SYMPTOM_MARKER)
-        return _Kind(words=f"unstable: {symptom_words(record.symptom)}", marker=marker, face=INK)
-    if record.symptom == Symptom.NOT_LEARNING:
-        words = symptom_words(record.symptom, is_unstable=False)
-        return _Kind(words=words, marker="s", face="none")
-    if record.outcome is Outcome.RUNNING:
-        return _Kind(words="still running", marker="h", face="none")
-    if record.outcome is Outcome.FAILED:
-        return _Kind(words="failed (machine or code)", marker="p", face="none")
-    if record.outcome is Outcome.STOPPED:
-        return _Kind(words="stopped: others were ahead", marker="D", face="none")
-    if record.symptom in SYMPTOM_MARKERS:
-        words = f"not called stable: {symptom_words(record.symptom, is_unstable=False)}"
-        return _Kind(words=words, marker=SYMPTOM_MARKERS[record.symptom], face="none")
-    return _Kind(words="completed, not called stable", marker="8", face="none")
 
 
 # --- one parameter ----------------------------------------------------------------------------
@@ -296,14 +243,16 @@ def _draw_line(
 ) -> list[tuple[object, str]]:
     """Score against the one parameter, with the elements of the map."""
     handles: list[tuple[object, str]] = []
-    xs = _ticks_between(plane.x, 241)
+    xs = positions_across(plane.x, 241)
     if plane.landscape.surface is not None:
         points = np.repeat(plane.landscape.space.points([plane.base]), len(xs), axis=0)
         points[:, plane.landscape.space.axes.index(plane.x)] = xs
         scores = plane.landscape.surface.predict(points)
-        (line,) = axes.plot(_values(plane.x, xs), scores, color="#4a6fa5", linewidth=1.6, zorder=2)
+        (line,) = axes.plot(
+            values_at(plane.x, xs), scores, color="#4a6fa5", linewidth=1.6, zorder=2
+        )
         handles.append((line, "predicted score"))
-    handles += _draw_trials(axes, plane, norm, _light(mpl.colormaps["cividis_r"]))
+    handles += _draw_trials(axes, plane, norm, light(mpl.colormaps["cividis_r"]))
     if plane.landscape.edge is not None and plane.x.name == LEARNING_RATE:
         edge = plane.landscape.edge.edge(plane.base)
         band = axes.axvspan(
@@ -322,7 +271,7 @@ def _draw_line(
     assert norm.vmin is not None
     assert norm.vmax is not None
     axes.set_ylim(norm.vmin / 1.12, norm.vmax * 1.12)
-    ticks = _score_ticks(norm)
+    ticks = score_ticks(norm)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -345,7 +294,7 @@ def _height(plane: _Plane, record: TrialRecord, norm: LogNorm) -> float:
 def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[object, str]]:
     if answer.params is None:
         return []
-    x = _params_value(plane.x, answer.params)
+    x = value_in(plane.x, answer.params)
     left, right = _octave_around(plane.x, x)
     handles: list[tuple[object, str]] = []
     if plane.y is None:
@@ -353,7 +302,7 @@ def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[
         if plane.x.is_log:
             axes.axvspan(left, right, facecolor="none", edgecolor=INK, linestyle="--", zorder=3)
     else:
-        y = _params_value(plane.y, answer.params)
+        y = value_in(plane.y, answer.params)
         low, high = _octave_around(plane.y, y)
         if plane.x.is_log or plane.y.is_log:
             corner = Rectangle(
@@ -386,93 +335,15 @@ def _octave_around(axis: Axis, value: float) -> tuple[float, float]:
 
 
 def _decorate(axes: Axes, plane: _Plane) -> None:
-    _scale(axes, "x", plane.x)
-    axes.set_xlim(*_limits(plane.x))
+    scale(axes, "x", plane.x)
+    axes.set_xlim(*limits(plane.x))
     axes.set_xlabel(plane.x.name)
     if plane.y is not None:
-        _scale(axes, "y", plane.y)
-        axes.set_ylim(*_limits(plane.y))
+        scale(axes, "y", plane.y)
+        axes.set_ylim(*limits(plane.y))
         axes.set_ylabel(plane.y.name)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _scale(axes: Axes, which: str, axis: Axis) -> None:
-    """A log axis has its ticks at the decades, written ``1e-4``; a narrow one also between."""
-    side = axes.xaxis if which == "x" else axes.yaxis
-    if not axis.is_log:
-        return
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    low, high = _limits(axis)
-    decades = math.log10(high / low)
-    factors = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.3 else (1.0, 2.0, 5.0)
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [f * 10.0**e for e in exponents for f in factors if low <= f * 10.0**e <= high]
-    labels = [_tick(tick, is_small=low < 1e-3) for tick in ticks]
-    if axis.null_value is not None:
-        near = 10 ** (decades / 12)  # a label that would be covered makes room
-        kept = [
-            (t, text)
-            for t, text in zip(ticks, labels, strict=True)
-            if not axis.null_value / near < t < axis.null_value * near
-        ]
-        ticks = [t for t, _ in kept] + [axis.null_value]
-        labels = [text for _, text in kept] + [number(None)]
-    side.set_major_locator(FixedLocator(ticks))
-    side.set_major_formatter(FuncFormatter(lambda _, index: labels[index or 0]))
-    side.set_minor_formatter(NullFormatter())
-
-
-def _tick(value: float, *, is_small: bool) -> str:
-    """``0.01``, or ``1e-2`` on an axis of small numbers."""
-    if not is_small and 1e-3 <= value < 1e4:
-        return f"{value:g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def _score_ticks(norm: LogNorm) -> list[float]:
-    """Five round scores at most, evenly in the logarithm."""
-    assert norm.vmin is not None
-    assert norm.vmax is not None
-    rounded = [f * 10.0**e for e in range(-4, 7) for f in (1, 1.5, 2, 3, 4, 5, 7)]
-    inside = [value for value in rounded if norm.vmin <= value <= norm.vmax]
-    if len(inside) < 2:
-        return [float(f"{norm.vmin:.3g}"), float(f"{norm.vmax:.3g}")]
-    step = math.ceil(len(inside) / 7)
-    return inside[::step]
-
-
-def _limits(axis: Axis) -> tuple[float, float]:
-    """The searched range with a little room, so that no marker is cut."""
-    low, high = axis.position(axis.low), axis.position(axis.high)
-    room = 0.03 * (high - low)
-    return axis.value(low - room), axis.value(high + room)
-
-
-def _ticks_between(axis: Axis, count: int) -> Floats:
-    """Positions across the drawn range."""
-    low, high = _limits(axis)
-    return np.linspace(axis.position(low), axis.position(high), count)
-
-
-def _values(axis: Axis, positions: Floats) -> Floats:
-    return np.array([axis.value(float(position)) for position in positions], dtype=np.float64)
-
-
-def _value(axis: Axis, record: TrialRecord) -> float:
-    return _params_value(axis, record.params)
-
-
-def _params_value(axis: Axis, params: Params) -> float:
-    return axis.value(axis.position(params[axis.name]))
-
-
-def _light(colours: Colormap) -> Colormap:
-    """A colour map without its darkest part and mixed with white: markers stay legible on it."""
-    return LinearSegmentedColormap.from_list(
-        "light", 0.8 * colours(np.linspace(0.0, 0.75, 256)) + 0.2
-    )
 
 
 def _title(results: Results, answer: Recommendation, plane: _Plane) -> str:

@@ -11,13 +11,8 @@ from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.recommend.pick import recommend
 from stabsearch.recommend.words import SYMPTOM_WORDS
 from stabsearch.records import DIVERGENCES, Outcome, Recommendation, Severity, Symptom
-from stabsearch.report.figures import (
-    OTHER_SYMPTOM_MARKER,
-    STYLE,
-    SYMPTOM_MARKERS,
-    draw_map,
-    write_map,
-)
+from stabsearch.report.figures import STYLE, draw_map, write_map
+from stabsearch.report.looks import OTHER_SYMPTOM_MARKER, SYMPTOM_MARKERS
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
