@@ -98,7 +98,8 @@ def repair_or_lower(patient: Patient) -> Treatment | None:
     """Advice that says to look for something is followed first."""
     if treatment := repair(patient):
         return treatment
-    return lower_rate_and_clip(patient) if "ower the learning rate" in patient.advice else None
+    asks_for_less = re.search(r"[Ll]ower (the learning rate|its peak)", patient.advice)
+    return lower_rate_and_clip(patient) if asks_for_less else None
 
 
 def by_its_number(patient: Patient) -> Treatment | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import pickle
 from collections.abc import Collection, Mapping
@@ -57,12 +58,13 @@ class Training:
     reports: tuple[Report, ...]
 
     def score(self, step: int | None = None) -> float:
-        """Of the last evaluation, or of the last one until ``step``."""
-        return [
+        """Of the last evaluation, or of the last one until ``step``; infinite without any."""
+        scores = [
             r.evaluation.score_ema
             for r in self.reports
             if r.evaluation and (step is None or r.step <= step)
-        ][-1]
+        ]
+        return scores[-1] if scores else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,8 +308,8 @@ def next_step(
 
 def complaints(case: Case, run: Run, study: Study) -> list[Verdict]:
     """What is still wrong: the fault's own symptoms, then whatever is penalised; and all else
-    that is said of a run whose score is not a healthy one's."""
-    said = [v for v in run.verdicts if v.symptom not in TRUE_OF_ALL]
+    that is said of a run whose score is not a healthy one's. A reader hears it until a prune."""
+    said = [v for v in run.heard if v.symptom not in TRUE_OF_ALL]
     own = [v for v in said if v.symptom in case.symptoms]
     penalised = [v for v in said if v.severity >= Severity.PENALISE]
     rest = [] if is_near(score_ratio(case, run, study)) else said

@@ -122,9 +122,11 @@ def find_non_finite(report: Report, window: TrialWindow, limits: Limits) -> Find
 
 
 def _risen_rate(report: Report, window: TrialWindow) -> str:
-    """Advice for a trial whose learning rate has gone up since it was at its best; else empty."""
+    """Advice for a trial whose learning rate has gone up since it was at its best, other than by
+    warm-up; else empty."""
     times = report.learning_rate / window.best_learning_rate
-    if not RISEN_RATE <= times < math.inf:
+    is_warmed_up = window.best_step >= window.facts.lr_warmup_steps
+    if not (is_warmed_up and RISEN_RATE <= times < math.inf):
         return ""
     return (
         f"The learning rate is {times:.2g} times what it was at step {window.best_step}, where "
