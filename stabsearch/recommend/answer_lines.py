@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, PLATEAU_SCORE_RATIO
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
-from stabsearch.recommend.words import count, number, percent, setting_text, times_words
+from stabsearch.recommend.words import (
+    count,
+    number,
+    octaves_words,
+    percent,
+    setting_text,
+    times_words,
+)
 from stabsearch.records import EdgeModel, Params, Recommendation, Stabiliser
 
 Line = tuple[str, str]
@@ -56,7 +63,7 @@ def tuner_lines(answer: Recommendation) -> Iterator[Line]:
         text = f"{number(answer.best_worst_score)} around the tuner's"
         if answer.worst_score is not None:
             text = f"{number(answer.worst_score)} around ours, {text}"
-        within = _octaves(answer.margin_asked)
+        within = octaves_words(answer.margin_asked)
         yield "", f"predicted worst score within {within}: {text}"
     if answer.price_of_safety is not None:
         price = answer.price_of_safety
@@ -198,10 +205,6 @@ def _stabilisers(found: tuple[Stabiliser, ...]) -> Iterator[str]:
 def _distance(octaves: float) -> str:
     side = "below" if octaves >= 0 else "ABOVE"
     return f"{abs(octaves):.1f} octaves (x{2.0 ** abs(octaves):.1f}) {side}"
-
-
-def _octaves(octaves: float) -> str:
-    return "one octave" if octaves == 1 else f"{number(octaves)} octaves"
 
 
 def _elsewhere(params: Params) -> str:

@@ -59,7 +59,7 @@ def _logistic(octaves: Floats, outcomes: Floats) -> tuple[Floats, Floats]:
     middle = (octaves[0] + octaves[-1]) / 2
     intercepts = np.full(len(outcomes), middle)
     log_slopes = np.full(len(outcomes), LOG_SLOPE)
-    for _ in range(25):
+    for _ in range(40):
         slopes = np.exp(log_slopes)[:, None]
         logits = slopes * (octaves - intercepts[:, None])
         p = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))

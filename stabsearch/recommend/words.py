@@ -80,6 +80,11 @@ def count(number_of: int, noun: str) -> str:
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
+def octaves_words(octaves: float) -> str:
+    """``one octave``, ``0.5 octaves``"""
+    return "one octave" if octaves == 1 else f"{number(octaves)} octaves"
+
+
 def times_words(octaves: float) -> str:
     """``twice the rate``, ``1.4 times the rate``"""
     factor = 2.0**octaves

@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM, Axis, Floats, search_space
-from stabsearch.recommend.words import number
+from stabsearch.recommend.words import number, octaves_words
 from stabsearch.records import (
     Params,
     Recommendation,
@@ -295,7 +295,7 @@ def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[
     if answer.params is None:
         return []
     x = value_in(plane.x, answer.params)
-    left, right = _octave_around(plane.x, x)
+    left, right = _around(plane.x, x, answer.margin_asked)
     handles: list[tuple[object, str]] = []
     if plane.y is None:
         y = answer.score if answer.score is not None else 1.0
@@ -303,7 +303,7 @@ def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[
             axes.axvspan(left, right, facecolor="none", edgecolor=INK, linestyle="--", zorder=3)
     else:
         y = value_in(plane.y, answer.params)
-        low, high = _octave_around(plane.y, y)
+        low, high = _around(plane.y, y, answer.margin_asked)
         if plane.x.is_log or plane.y.is_log:
             corner = Rectangle(
                 (left, low),
@@ -323,12 +323,15 @@ def _draw_pick(axes: Axes, plane: _Plane, answer: Recommendation) -> list[tuple[
     handles.append((star, f"recommended\n{others}"))
     if plane.x.is_log or (plane.y is not None and plane.y.is_log):
         box = Patch(facecolor="none", edgecolor=INK, linestyle="--", linewidth=1.3)
-        handles.append((box, "one octave around it\n(a factor of 2 each way)"))
+        octaves = answer.margin_asked
+        within = f"{octaves_words(octaves)} around it"
+        handles.append((box, f"{within}\n(a factor of {number(2.0**octaves)} each way)"))
     return handles
 
 
-def _octave_around(axis: Axis, value: float) -> tuple[float, float]:
-    return (value / 2, value * 2) if axis.is_log else (value, value)
+def _around(axis: Axis, value: float, octaves: float) -> tuple[float, float]:
+    factor = 2.0**octaves if axis.is_log else 1.0
+    return value / factor, value * factor
 
 
 # --- axes, ticks and words --------------------------------------------------------------------
