@@ -19,14 +19,17 @@ class ExitCode(IntEnum):
     """How a command ended, for a shell and for the cluster that ran it."""
 
     DONE = 0
-    """For ``run``: a stable setting was found."""
+    """For ``run``: a stable setting was found, as precisely as the study asks."""
     ABORTED = 1
     """The study began and could not go on, or a mistake of stabsearch's own."""
     USER_ERROR = 2
     """Something that the user can mend: one message, no traceback."""
     NO_STABLE_SETTING = 3
     """The study is complete and no setting was stable."""
-    SAMPLER_WRONG = 4
+    NOT_PRECISE = 4
+    """The budget is spent, and the answer is not as precise as ``stop_when`` asks, or the
+    recommended setting did not hold in its confirmation."""
+    SAMPLER_WRONG = 5
     """For ``check-sampler``: the samples are not those of the model."""
     INTERRUPTED = 130
     """Finished trials are on disk."""

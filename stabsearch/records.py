@@ -131,6 +131,28 @@ class Purpose(StrEnum):
         return self in (Purpose.SEARCH, Purpose.PROBE)
 
 
+class Ending(StrEnum):
+    """What became of a trial, or would have, in one word."""
+
+    STABLE = "stable"
+    UNSTABLE = "unstable"
+    """Trained as long as it was to, beyond the edge."""
+    POOR = "poor"
+    """Trained as long as it was to, and is not called stable for another symptom."""
+    PRUNED = "pruned"
+    """Stopped by the gate."""
+    BEHIND = "behind"
+    """Stopped because other trials were ahead."""
+    FAR = "far"
+    """Stopped because the gauge reads its learning rate as far from the best."""
+    WITHIN = "within"
+    """A short trial that was within the edge for as long as it was to train."""
+    FAILED = "failed"
+    RUNNING = "running"
+    GOES_ON = "goes_on"
+    """Was pruned, and would have gone on; what then is not known."""
+
+
 class Action(StrEnum):
     CONTINUE = "continue"
     STOP = "stop"
@@ -409,6 +431,13 @@ class Decision:
     reason: str = ""
 
 
+_ENDINGS = {
+    StoppedBy.GATE: Ending.PRUNED,
+    StoppedBy.RANK: Ending.BEHIND,
+    StoppedBy.GAUGE: Ending.FAR,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
     """One row of trials.parquet: a setting and a seed, and what became of it."""
@@ -471,6 +500,19 @@ class TrialRecord:
     def is_stable(self) -> bool:
         """Trained its whole budget and nothing worse than a warning was said."""
         return self.outcome is Outcome.COMPLETED and self.severity < Severity.PENALISE
+
+    @property
+    def ending(self) -> Ending:
+        """How it ended, by its row."""
+        if self.outcome in (Outcome.FAILED, Outcome.RUNNING):
+            return Ending(self.outcome.value)
+        if self.outcome is Outcome.DIVERGED:
+            return Ending.PRUNED
+        if self.stopped_by in _ENDINGS:
+            return _ENDINGS[self.stopped_by]
+        if self.severity >= Severity.PENALISE:
+            return Ending.UNSTABLE if self.is_unstable else Ending.POOR
+        return Ending.STABLE if self.outcome is Outcome.COMPLETED else Ending.WITHIN
 
     @property
     def is_unstable(self) -> bool:

@@ -8,6 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from stabsearch.errors import ExitCode
+from stabsearch.records import Recommendation
+
 NAME = "stabsearch"
 
 
@@ -56,3 +59,14 @@ def _as_typed(path: Path) -> str:
         return path.name
     shown = str(short(path))
     return shlex.quote(shown if os.sep in shown else os.path.join(os.curdir, shown))
+
+
+def exit_code_of(answer: Recommendation) -> ExitCode:
+    """What a shell is told of a study's answer."""
+    confirmation = answer.confirmation
+    has_failed = (
+        confirmation is not None and confirmation.is_complete and not confirmation.has_held
+    )
+    if answer.params is None:
+        return ExitCode.NO_STABLE_SETTING
+    return ExitCode.NOT_PRECISE if answer.is_precise is False or has_failed else ExitCode.DONE

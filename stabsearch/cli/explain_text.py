@@ -14,6 +14,7 @@ from rich.text import Text
 from stabsearch.cli import plot
 from stabsearch.recommend.words import number, params_text
 from stabsearch.records import (
+    Ending,
     Outcome,
     Report,
     Severity,
@@ -24,7 +25,7 @@ from stabsearch.records import (
 )
 from stabsearch.results.stored_trial import StoredTrial
 from stabsearch.stability.counterfactual import Counterfactual, Hindsight, in_words
-from stabsearch.stability.replay import Ending, Fate, ending_of, fate_of
+from stabsearch.stability.replay import Fate, fate_of
 from stabsearch.stability.words import describe_gauge, describe_timesteps
 from stabsearch.thresholds import THRESHOLDS, Preset
 
@@ -80,7 +81,7 @@ def explain_trial(trial: StoredTrial, settings: Mapping[str, Any], *, gate: bool
             preset: fate_of(trial.record, steps, judged, gate=gate)
             for preset, judged in hindsight.presets.items()
         },
-        survival=_survival(hindsight) if ending_of(trial.record) is Ending.PRUNED else "",
+        survival=_survival(hindsight) if trial.record.ending is Ending.PRUNED else "",
     )
 
 
@@ -136,16 +137,23 @@ def _header(trial: StoredTrial) -> Iterator[tuple[str, str]]:
         yield "ATTEMPTS", f"{record.attempts}: a worker was lost"
 
 
+STOPPED_WORDS = {
+    Ending.BEHIND: "stopped behind other trials",
+    Ending.FAR: "stopped far from the best learning rate",
+    Ending.WITHIN: "within the edge when it was to end",
+}
+
+
 def outcome_words(record: TrialRecord) -> str:
     """How the trial ended, and after how much of its budget."""
     steps = f"step {record.steps} of {record.max_train_steps}"
-    ending = ending_of(record)
+    ending = record.ending
     if ending is Ending.PRUNED:
         kind = "diverged" if record.outcome is Outcome.DIVERGED else "not a divergence"
         return f"PRUNED at {steps} by the gate: {record.rule} {record.symptom} ({kind})"
     if ending in (Ending.UNSTABLE, Ending.POOR):
         return f"{ending.value.upper()}, trained to {steps}: {record.rule} {record.symptom}"
-    if ending is Ending.BEHIND:
+    if ending in (Ending.BEHIND, Ending.FAR, Ending.WITHIN):
         return f"STOPPED at {steps}: {record.reason}"
     if ending is Ending.FAILED:
         return f"FAILED at {steps}: {record.reason}"
@@ -162,8 +170,8 @@ def fate_words(fate: Fate) -> str:
         return f"pruned at step {fate.steps} by {who}"
     if fate.ending in (Ending.UNSTABLE, Ending.POOR):
         return f"{fate.ending.value} ({who})"
-    if fate.ending is Ending.BEHIND:
-        return "stopped behind other trials"
+    if fate.ending in STOPPED_WORDS:
+        return STOPPED_WORDS[fate.ending]
     if fate.ending is Ending.GOES_ON:
         is_bad = verdict is not None and verdict.severity >= Severity.PENALISE
         rest = f", and is not called stable all the same ({who})" if is_bad else ""

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from stabsearch.recommend.words import number, params_text
 from stabsearch.records import (
-    Outcome,
+    Ending,
+    Purpose,
     Recommendation,
     Report,
-    StoppedBy,
     TrialRecord,
     Verdict,
 )
@@ -117,6 +117,17 @@ class Tally:
         return self.overview.num_trials if self.overview else 0
 
     @property
+    def is_open_ended(self) -> bool:
+        """Whether nobody knows how many trials there will be."""
+        return self.overview is not None and self.overview.is_open_ended
+
+    def progress(self) -> str:
+        """``3/32``; the number alone where the search ends when it knows enough."""
+        if self.is_open_ended:
+            return str(self.num_done)
+        return f"{self.num_done:>{len(str(self.num_trials))}}/{self.num_trials}"
+
+    @property
     def num_done(self) -> int:
         return len(self.finished)
 
@@ -151,42 +162,33 @@ class Tally:
         scored = [r for r in self.finished.values() if r.is_stable and r.score is not None]
         return min(scored, key=lambda r: (r.score or 0.0, r.trial_id), default=None)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Ending, int]:
         """Finished trials by how they ended, in the words of the display."""
         counts = dict.fromkeys(LABELS, 0)
         for record in self.finished.values():
-            counts[label_of(record)] += 1
+            counts[record.ending] += 1
         return counts
 
     def timing(self) -> str:
-        left = self.remaining()
+        left = None if self.is_open_ended else self.remaining()
         about = "" if left is None else f", about {clock_time(left)} left"
         return f"elapsed {clock_time(self.elapsed)}{about}"
 
 
 LABELS = {
-    "stable": "green",
-    "pruned": "red",
-    "unstable": "red",
-    "poor": "yellow",
-    "behind": "yellow",
-    "failed": "",
+    Ending.STABLE: "green",
+    Ending.WITHIN: "green",
+    Ending.PRUNED: "red",
+    Ending.UNSTABLE: "red",
+    Ending.POOR: "yellow",
+    Ending.BEHIND: "yellow",
+    Ending.FAR: "yellow",
+    Ending.FAILED: "",
 }
-"""How a trial can end -> its colour. ``pruned``: stopped by the gate. ``unstable``: trained to
-the end beyond the edge. ``poor``: trained to the end and penalised for another symptom.
-``behind``: stopped by rank."""
+"""How a trial can end -> its colour."""
 
-
-def label_of(record: TrialRecord) -> str:
-    if record.outcome is Outcome.FAILED:
-        return "failed"
-    if record.stopped_by is StoppedBy.RANK:
-        return "behind"
-    if record.stopped_by is StoppedBy.GATE or record.outcome is Outcome.DIVERGED:
-        return "pruned"
-    if record.is_stable:
-        return "stable"
-    return "unstable" if record.is_unstable else "poor"
+SOUND = (Ending.STABLE, Ending.WITHIN)
+"""Endings without a reason that a reader should see."""
 
 
 # ------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class LogProgress(StudyProgress):
         settled = len(overview.finished)
         resumed = f", {settled} of them already finished" if settled else ""
         self._say(
-            f"{overview.name}: {overview.num_trials} trials of up to {overview.max_train_steps} "
+            f"{overview.name}: {_how_many(overview)} trials of up to {overview.max_train_steps} "
             f"steps{resumed}, {overview.num_workers} at a time, results in {overview.path}"
         )
         for sentence in overview.sampler:
@@ -221,9 +223,8 @@ class LogProgress(StudyProgress):
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         self.tally.end(trial)
-        width = len(str(self.tally.num_trials))
         self._say(
-            f"[{self.tally.num_done:>{width}}/{self.tally.num_trials}] "
+            f"[{self.tally.progress()}] "
             f"{trial_line(trial)}{self._best_mark(trial)}   ({self.tally.timing()})"
         )
 
@@ -272,7 +273,7 @@ class LiveProgress(StudyProgress):
         with self._lock:
             self.tally.begin(overview)
             ended = sorted(overview.finished, key=lambda record: record.ended_at or 0.0)
-            self._reasons.extend(r for r in ended if label_of(r) != "stable")
+            self._reasons.extend(r for r in ended if r.ending not in SOUND)
         for sentence in overview.sampler:  # above the display, where it stays
             self.console.print(sentence, markup=False, highlight=False, emoji=False)
 
@@ -288,7 +289,7 @@ class LiveProgress(StudyProgress):
     def on_trial_end(self, trial: TrialRecord) -> None:
         with self._lock:
             self.tally.end(trial)
-            if label_of(trial) != "stable":
+            if trial.ending not in SOUND:
                 self._reasons.append(trial)
 
     def on_study_end(self, recommendation: Recommendation, *, interrupted: bool) -> None:
@@ -311,7 +312,7 @@ class LiveProgress(StudyProgress):
         grid.add_row(
             Text(overview.name, style="bold"),
             ProgressBar(total=self.tally.num_trials, completed=self.tally.num_done, width=24),
-            Text(f"{self.tally.num_done}/{self.tally.num_trials} trials   {self.tally.timing()}"),
+            Text(f"{self.tally.progress().strip()} trials   {self.tally.timing()}"),
         )
         return grid
 
@@ -333,7 +334,7 @@ class LiveProgress(StudyProgress):
         if len(running) > NUM_RUNNING:
             grid.add_row("", f"and {len(running) - NUM_RUNNING} more")
         for i, record in enumerate(reversed(self._reasons)):
-            style = LABELS[label_of(record)]
+            style = LABELS[record.ending]
             grid.add_row("" if i else "last stopped", Text(trial_line(record), style=style))
         return grid
 
@@ -359,6 +360,7 @@ def trial_line(record: TrialRecord) -> str:
     parts = [
         record.trial_id,
         params_text(record.params),
+        PURPOSES[record.purpose],
         f"step {record.steps}/{record.max_train_steps}",
         _ending(record),
     ]
@@ -368,22 +370,40 @@ def trial_line(record: TrialRecord) -> str:
 def running_line(record: TrialRecord) -> str:
     step = f"step {record.steps}/{record.max_train_steps}"
     again = f"attempt {record.attempts}" if record.attempts > 1 else ""
-    parts = (record.trial_id, step, params_text(record.params), again)
+    parts = (record.trial_id, step, params_text(record.params), PURPOSES[record.purpose], again)
     return "  ".join(part for part in parts if part)
+
+
+PURPOSES = {
+    Purpose.SEARCH: "",
+    Purpose.PROBE: "short",
+    Purpose.CONFIRM: "confirmation",
+    Purpose.STRESS: "stress test",
+}
+
+ENDED_WELL = {
+    Ending.STABLE: "STABLE",
+    Ending.WITHIN: "WITHIN the edge",
+    Ending.BEHIND: "STOPPED behind others",
+    Ending.FAR: "STOPPED far from the best rate",
+}
+"""How the endings are written that need no reason."""
 
 
 def _ending(record: TrialRecord) -> str:
     score = "" if record.score is None else f"  score {number(record.score)}"
+    if record.ending in ENDED_WELL:
+        return f"{ENDED_WELL[record.ending]}{score}"
     why = "  ".join(part for part in (record.rule, record.reason.rstrip(".")) if part)
     why = f"  {why}" if why else ""
-    label = label_of(record)
-    if label == "stable":
-        return f"STABLE{score}"
-    if label == "behind":
-        return f"STOPPED behind others{score}"
-    if label in ("unstable", "poor"):
-        return f"{label.upper()}{score}{why}"
+    if record.ending in (Ending.UNSTABLE, Ending.POOR):
+        return f"{record.ending.value.upper()}{score}{why}"
     return f"{record.outcome.value.upper()}{why}"
+
+
+def _how_many(overview: StudyOverview) -> str:
+    at_most = "at most " * overview.is_open_ended
+    return f"{at_most}{overview.num_trials}"
 
 
 def clock_time(seconds: float) -> str:

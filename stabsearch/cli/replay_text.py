@@ -9,8 +9,8 @@ from typing import Any
 
 from stabsearch.cli.explain_text import fate_words
 from stabsearch.recommend.words import count, number, params_text, percent
-from stabsearch.records import Verdict
-from stabsearch.stability.replay import Ending, Replay
+from stabsearch.records import Ending, Verdict
+from stabsearch.stability.replay import Replay
 
 LABEL_WIDTH = 12
 
@@ -75,20 +75,22 @@ def _endings(replay: StudyReplay) -> str:
     before = Counter(trial.before.ending for trial in replay.trials)
     after = Counter(trial.after.ending for trial in replay.trials)
     return ", ".join(
-        f"{before[ending]} {_ENDING_WORDS[ending]}"
+        f"{before[ending]} {ENDING_WORDS[ending]}"
         if before[ending] == after[ending]
-        else f"{before[ending]} -> {after[ending]} {_ENDING_WORDS[ending]}"
+        else f"{before[ending]} -> {after[ending]} {ENDING_WORDS[ending]}"
         for ending in Ending
         if before[ending] or after[ending]
     )
 
 
-_ENDING_WORDS = {
+ENDING_WORDS = {
     Ending.STABLE: "stable",
     Ending.UNSTABLE: "unstable",
     Ending.POOR: "poor",
     Ending.PRUNED: "pruned",
     Ending.BEHIND: "behind",
+    Ending.FAR: "far from the best rate",
+    Ending.WITHIN: "short and within the edge",
     Ending.FAILED: "failed",
     Ending.RUNNING: "running",
     Ending.GOES_ON: "going on",

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stabsearch.cli.conventions import examples
-from stabsearch.errors import ExitCode
+from stabsearch.cli.conventions import examples, exit_code_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,7 +44,8 @@ def recommend(
 ) -> None:
     """Recommend a setting from a study's files, while it runs or after it ended.
 
-    Exit code 0 if a setting was stable, 3 if none was.
+    Exit code 0 if a setting was stable, 3 if none was, 4 if the answer is less precise than the
+    study asks or did not hold in its confirmation.
     """
     # Here, and not above: pandas and scikit-learn take a second that --help must not wait for.
     from stabsearch.recommend.describe import describe, to_json
@@ -58,8 +58,8 @@ def recommend(
         typer.echo(json.dumps(to_json(answer), indent=2))
     else:
         typer.echo(describe(answer, results.trials))
-    if answer.params is None:
-        raise typer.Exit(ExitCode.NO_STABLE_SETTING)
+    if code := exit_code_of(answer):
+        raise typer.Exit(code)
 
 
 def plot(

@@ -39,7 +39,7 @@ _EXAMPLES = examples(
     "stabsearch check-sampler my_samplers:heun --study my_study.yaml",
     "stabsearch check-sampler --study my_study.yaml --json",
 ) + (
-    "\n\nExit code 0: right; 4: wrong; 2: it raised, or returned no samples. "
+    "\n\nExit code 0: right; 5: wrong; 2: it raised, or returned no samples. "
     "What is measured: docs/samplers.md"
 )
 

@@ -16,6 +16,7 @@ from stabsearch.cli.conventions import (
     beside_python,
     command,
     examples,
+    exit_code_of,
     other_command,
     short,
 )
@@ -106,6 +107,10 @@ def run(
     """Search for stable settings. The same command resumes an interrupted search.
 
     With more --trials or --seeds it extends the study; finished trials are kept.
+
+    Exit code 0: a stable setting was found. 3: none. 4: one was found, but the edge is not known
+    as precisely as stop_when asks, or the setting did not hold in its confirmation. 130:
+    interrupted.
     """
     overrides = {
         "storage": storage,
@@ -139,8 +144,8 @@ def run(
     figures = [] if no_plot else _draw_map(result)
     if not as_json:
         _say_next(result.path, figures)
-    if result.recommendation.params is None:
-        raise typer.Exit(ExitCode.NO_STABLE_SETTING)
+    if code := exit_code_of(result.recommendation):
+        raise typer.Exit(code)
 
 
 def validate(

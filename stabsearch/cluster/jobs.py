@@ -506,10 +506,17 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 1
 
 
+_FINDINGS: dict[int | None, str] = {
+    ExitCode.NO_STABLE_SETTING: "no setting was stable",
+    ExitCode.NOT_PRECISE: "a stable setting was found, but not as precisely as was asked",
+}
+"""Exit codes of studies that are complete."""
+
+
 def _state_of(status: str, exit_code: int | None) -> tuple[JobState, str]:
     """Ray knows exit code 0 and failure; ours say more."""
-    if status == "FAILED" and exit_code == ExitCode.NO_STABLE_SETTING:
-        return JobState.DONE, "no setting was stable"
+    if status == "FAILED" and exit_code in _FINDINGS:
+        return JobState.DONE, _FINDINGS[exit_code]
     if status == "STOPPED" or exit_code == ExitCode.INTERRUPTED:
         return JobState.STOPPED, "finished trials are kept; submit again to go on"
     states = {"SUCCEEDED": JobState.DONE, "FAILED": JobState.FAILED, "RUNNING": JobState.RUNNING}

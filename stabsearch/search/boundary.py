@@ -28,11 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from stabsearch.recommend.candidates import TIE_RATIO
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
 from stabsearch.search.lines import NEAR, PINNED, LineEdge, Seen, View, gauge_zero, is_near
-from stabsearch.search.strategy import Pause, Proposal, at_share
+from stabsearch.search.strategy import Pause, Proposal, at_share, probe_end, warmup_steps
 from stabsearch.spec import Choice, Domain, StudySpec
 
 DEFAULT_PRECISION = 0.25
@@ -45,9 +46,17 @@ GUARD_NORMS = 2.0
 
 FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
 """Where, of the way through the range of rates, trials start before anything is known."""
-CONSTANT_OFFSET, DECAYED_OFFSET = -0.15, -0.5
-"""Octaves from the gauge's zero to the rate whose worst score within an octave is lowest: above
-the best rate the score rises faster. Chosen on the tuning grids of benchmarks/truth."""
+CONSTANT_OFFSET, DECAYED_OFFSET = 0.0, -0.5
+"""Octaves from the gauge's zero to the rate whose worst score within an octave is lowest; of a
+decaying rate the zero is too high for that. Chosen on the tuning grids of benchmarks/truth, at the
+clips that are a guard there."""
+TRUSTED_STEPS = 100
+"""Steps after warm-up from which on the gauge's zero is taken as it is."""
+EARLY_OFFSET = -1.25
+"""In the place of the others where it is read earlier: after 20 steps it was that much too high
+(``adamw_short``). Then trials of the whole budget look below it, too."""
+STEP_DOWN = 1.0
+"""Octaves between them."""
 
 APART = 0.5
 """Octaves that two trials of one question are kept apart while neither has ended."""
@@ -246,11 +255,27 @@ class Boundary:
             wishes = [min(zero.rate + self._offset(), limit)]
         if not is_edge_known and (zero is None or wishes[0] == limit):
             return None
-        taken = (*seen.full, *seen.full_under_way)
+        if seen.full and zero is not None and not self._is_gauge_trusted():
+            wishes = self._below_the_best(seen)
+        taken = (*(rate for rate, _ in seen.full), *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
 
+    def _below_the_best(self, seen: Seen) -> list[float]:
+        """One step down for as long as the lowest rate is not clearly worse than another: what
+        lies below a recommended rate has to be known, too."""
+        lowest, score = seen.full[0]
+        best = min(other for _, other in seen.full)
+        return [lowest - STEP_DOWN] if score <= TIE_RATIO * best else []
+
+    def _is_gauge_trusted(self) -> bool:
+        trainer = self._spec.trainer_for({})
+        read_at = probe_end(self._spec, trainer) or trainer.max_train_steps
+        return read_at - warmup_steps(trainer) >= TRUSTED_STEPS
+
     def _offset(self) -> float:
+        if not self._is_gauge_trusted():
+            return EARLY_OFFSET
         is_constant = self._spec.trainer_for({}).lr_schedule == "constant"
         return CONSTANT_OFFSET if is_constant else DECAYED_OFFSET
 

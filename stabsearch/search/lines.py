@@ -47,8 +47,8 @@ class Seen:
     """Rates of trials that never learned, and not for being above the edge."""
     gauge: tuple[tuple[float, float], ...]
     """(rate, octaves above the best one) as short trials read it, ascending."""
-    full: tuple[float, ...]
-    """Rates of stable trials of the whole budget."""
+    full: tuple[tuple[float, float], ...]
+    """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
     """Trials of the whole budget, however they ended."""
     short_under_way: tuple[float, ...]
@@ -97,9 +97,11 @@ class View:
         )
 
     def typical_norm(self, others: Params) -> float | None:
-        """Median over stable trials with the same words of their median gradient norms."""
-        norms = [
-            r.grad_norm_median
+        """The median gradient norm where the rate is best, as far as is known: that of the stable
+        trial with the same words that the gauge reads nearest to zero. Without a gauge the median
+        over stable trials: norms fall with the rate, and high rates are tried the most."""
+        alike = [
+            (r.lr_gauge_octaves, r.grad_norm_median)
             for r in self._records
             if r.grad_norm_median
             and r.trial_id not in self._unstable
@@ -110,7 +112,10 @@ class View:
                 if isinstance(value, str) and name in r.params
             )
         ]
-        return float(np.median(np.array(norms))) if norms else None
+        read = [(abs(octaves), norm) for octaves, norm in alike if octaves is not None]
+        if read:
+            return min(read)[1]
+        return float(np.median(np.array([norm for _, norm in alike]))) if alike else None
 
     def seen(self, others: Params) -> Seen:
         """What is known of a line."""
@@ -125,12 +130,17 @@ class View:
             for r in stable
             if r.purpose is Purpose.PROBE and r.lr_gauge_octaves is not None
         }
+        scores: dict[float, float] = {}
+        for r in full:
+            if r.is_stable and r.score is not None:
+                rate = rate_of(r.params)
+                scores[rate] = max(r.score, scores.get(rate, 0.0))
         return Seen(
             stable=tuple(rate_of(r.params) for r in stable),
             unstable=tuple(rate_of(r.params) for r in unstable),
             timid=tuple(rate_of(r.params) for r in timid),
             gauge=tuple(sorted(readings.items())),
-            full=tuple(rate_of(r.params) for r in full if r.is_stable),
+            full=tuple(sorted(scores.items())),
             num_full=len({r.setting for r in full}),
             short_under_way=tuple(
                 rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.PROBE

@@ -20,13 +20,15 @@ class StudyOverview:
     path: Path
     """The study's results folder."""
     num_trials: int
-    """Settings x seeds."""
+    """Settings x seeds; at most so many in the search if ``is_open_ended``."""
     num_workers: int
     """Trials that train at the same time; 0 if all are finished."""
     max_train_steps: int
     finished: tuple[TrialRecord, ...]
     """Trials that an earlier run finished; empty in a new study."""
     param_names: tuple[str, ...]
+    is_open_ended: bool = False
+    """Whether the search may end earlier, or a confirmation follows."""
     sampler: tuple[str, ...] = ()
     """What the check of the study's sampler found, as sentences; empty without one."""
 

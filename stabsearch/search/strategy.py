@@ -124,12 +124,17 @@ def probe_end(spec: StudySpec, trainer: TrainerSpec) -> int | None:
     The rules need the peak learning rate to have worked for as long as warm-up took, and the gauge
     an evaluation.
     """
-    warmup = trainer.lr_warmup_steps
-    if warmup is None:
-        warmup = round(trainer.lr_warmup_fraction * trainer.max_train_steps)
-    due = max(spec.searcher.probe_fraction * trainer.max_train_steps, 2 * warmup)
+    least = 2 * warmup_steps(trainer)
+    due = max(spec.searcher.probe_fraction * trainer.max_train_steps, least)
     step = math.ceil(due / trainer.eval_every) * trainer.eval_every
     return step if step < trainer.max_train_steps else None
+
+
+def warmup_steps(trainer: TrainerSpec) -> int:
+    """As the trainer counts them (``training.lr_schedule``)."""
+    if trainer.lr_warmup_steps is not None:
+        return trainer.lr_warmup_steps
+    return round(trainer.lr_warmup_fraction * trainer.max_train_steps)
 
 
 # --- when the search is over --------------------------------------------------------------------

@@ -122,6 +122,7 @@ def _overview(
         name=spec.name,
         path=spec.path,
         num_trials=spec.num_trials,
+        is_open_ended=spec.stop_when is not None or spec.confirm is not None,
         num_workers=min(num_workers, spec.num_trials),
         max_train_steps=spec.longest_trial,
         finished=tuple(ledger.finished()),

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from stabsearch.records import (
+    Ending,
     JudgedReport,
-    Outcome,
     Report,
     Severity,
     StoppedBy,
@@ -50,21 +49,8 @@ def verdicts_of(judged: Iterable[JudgedReport]) -> tuple[Verdict, ...]:
     return tuple(verdict for item in judged for verdict in item.verdicts)
 
 
-class Ending(StrEnum):
-    """What became of a trial, or would have, in one word."""
-
-    STABLE = "stable"
-    UNSTABLE = "unstable"
-    """Trained its whole budget, beyond the edge."""
-    POOR = "poor"
-    """Trained its whole budget, and is not called stable for another symptom."""
-    PRUNED = "pruned"
-    BEHIND = "behind"
-    """Stopped because other trials were ahead."""
-    FAILED = "failed"
-    RUNNING = "running"
-    GOES_ON = "goes_on"
-    """Was pruned, and would have gone on; what then is not known."""
+STAYS = (Ending.BEHIND, Ending.FAR, Ending.FAILED, Ending.RUNNING)
+"""Endings that no verdict brought about, and none changes unless it is a prune."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +112,7 @@ def replay_trial(
 ) -> Replay:
     """Judge a trial again. ``facts`` is None for one that has not reported yet."""
     before = Fate(
-        ending=ending_of(record),
+        ending=record.ending,
         steps=reports[-1].step if reports else record.steps,
         verdict=deciding_verdict(stored),
     )
@@ -140,21 +126,6 @@ def replay_trial(
     )
 
 
-def ending_of(record: TrialRecord) -> Ending:
-    """What became of a trial, by its row."""
-    if record.outcome is Outcome.FAILED:
-        return Ending.FAILED
-    if record.outcome is Outcome.RUNNING:
-        return Ending.RUNNING
-    if record.stopped_by is StoppedBy.RANK:
-        return Ending.BEHIND
-    if record.stopped_by is StoppedBy.GATE or record.outcome is Outcome.DIVERGED:
-        return Ending.PRUNED
-    if record.is_stable:
-        return Ending.STABLE
-    return Ending.UNSTABLE if record.is_unstable else Ending.POOR
-
-
 def fate_of(
     record: TrialRecord, steps: int, judged: Sequence[JudgedReport], *, gate: bool
 ) -> Fate:
@@ -162,13 +133,13 @@ def fate_of(
     verdicts = verdicts_of(judged)
     deciding = deciding_verdict(verdicts)
     worst = deciding.severity if deciding else Severity.NONE
-    ending = ending_of(record)
+    ending = record.ending
     if gate and worst is Severity.PRUNE:
         ending, steps = Ending.PRUNED, judged[-1].report.step
     elif ending is Ending.PRUNED and steps < record.max_train_steps:
         ending = Ending.GOES_ON
-    elif ending not in (Ending.BEHIND, Ending.FAILED, Ending.RUNNING):
-        ending = Ending.STABLE
+    elif ending not in STAYS:
+        ending = Ending.WITHIN if record.stopped_by is StoppedBy.PROBE else Ending.STABLE
         if deciding and worst >= Severity.PENALISE:
             ending = Ending.UNSTABLE if deciding.symptom.is_divergence else Ending.POOR
     return Fate(ending=ending, steps=steps, verdict=deciding)

@@ -34,18 +34,18 @@ def test_a_right_sampler_is_exit_code_0(capsys):
     assert "sampler ddim is right: z^2 0." in said
 
 
-def test_too_few_steps_are_exit_code_4_with_the_remedy(capsys):
+def test_too_few_steps_are_exit_code_5_with_the_remedy(capsys):
     code = main(["check-sampler", "ddpm", "--set", "num_inference_steps=10"])
 
     said = capsys.readouterr().out
-    assert code == ExitCode.SAMPLER_WRONG == 4
+    assert code == ExitCode.SAMPLER_WRONG == 5
     assert "draws too much alike: the mean of its samples is right" in said
     assert "It takes too few steps: with 40 it is right." in said
 
 
 def test_a_study_says_what_the_model_is(capsys):
     Path("x.yaml").write_text(STUDY)
-    assert main(["check-sampler", f"{SAMPLERS}:reads_epsilon", "--study", "x.yaml"]) == 4
+    assert main(["check-sampler", f"{SAMPLERS}:reads_epsilon", "--study", "x.yaml"]) == 5
 
     said = capsys.readouterr().out
     assert "model of prediction_type=v_prediction" in said
@@ -67,7 +67,7 @@ def test_every_searched_model_is_checked_and_json_has_the_numbers(capsys):
     space = "  prediction_type: {choice: [epsilon, v_prediction]}\n"
     Path("x.yaml").write_text(STUDY.replace("trainer:", f"{space}trainer:"))
     name = f"{SAMPLERS}:reads_epsilon"
-    assert main(["check-sampler", name, "--study", "x.yaml", "--json"]) == 4
+    assert main(["check-sampler", name, "--study", "x.yaml", "--json"]) == 5
 
     first, second = json.loads(capsys.readouterr().out)
     assert first["params"] == {"prediction_type": "epsilon"}
@@ -82,11 +82,11 @@ def test_thresholds_are_those_of_the_study(capsys):
         STUDY + "sampler: {name: ddim}\nanalyzer: {thresholds: {R11.log_variance: 0.05}}\n"
     )
 
-    assert main(["check-sampler", "--study", "x.yaml"]) == 4
+    assert main(["check-sampler", "--study", "x.yaml"]) == 5
 
 
 def test_samples_that_are_not_finite_are_json_too(capsys):
-    assert main(["check-sampler", f"{SAMPLERS}:not_a_number", "--json"]) == 4
+    assert main(["check-sampler", f"{SAMPLERS}:not_a_number", "--json"]) == 5
 
     [answer] = json.loads(capsys.readouterr().out)
     assert answer["mean_z2"] is None
@@ -121,4 +121,4 @@ def test_help_shows_the_codes(capsys):
 
     said = capsys.readouterr().out
     assert "stabsearch check-sampler my_samplers:heun" in said
-    assert "Exit code 0: right; 4: wrong" in said
+    assert "Exit code 0: right; 5: wrong" in said

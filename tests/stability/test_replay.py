@@ -6,14 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from stabsearch.records import Outcome, Severity, StoppedBy
+from stabsearch.records import Ending, Outcome, Severity, StoppedBy, deciding_verdict
 from stabsearch.results.store import StudyStore
 from stabsearch.spec import TrainerSpec
 from stabsearch.stability.judges import make_judge
 from stabsearch.stability.replay import (
-    Ending,
-    deciding_verdict,
-    ending_of,
     judge_again,
     replay_trial,
     verdicts_of,
@@ -201,12 +198,39 @@ def test_a_trial_that_never_reported_is_left_alone():
     assert replay.verdicts == ()
 
 
-def test_the_words_for_an_ending_are_those_of_the_progress_display():
-    from stabsearch.cli.progress import LABELS, label_of
+GATE = {"stopped_by": StoppedBy.GATE, "severity": Severity.PRUNE}
+PROBE = {"stopped_by": StoppedBy.PROBE, "outcome": Outcome.STOPPED}
+LOST = {"severity": Severity.PENALISE, "symptom": "lost_progress"}
 
-    assert {ending.value for ending in Ending} - {"running", "goes_on"} == set(LABELS)
-    for record in synthetic_study.draw(32):
-        assert ending_of(record).value == label_of(record)
+
+@pytest.mark.parametrize(
+    ("changes", "ending"),
+    [
+        ({}, Ending.STABLE),
+        ({"severity": Severity.WARN}, Ending.STABLE),
+        (LOST, Ending.UNSTABLE),
+        ({"severity": Severity.PENALISE, "symptom": "time_blind"}, Ending.POOR),
+        (GATE | {"outcome": Outcome.DIVERGED}, Ending.PRUNED),
+        (GATE | {"outcome": Outcome.STOPPED}, Ending.PRUNED),
+        ({"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK} | LOST, Ending.BEHIND),
+        ({"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.GAUGE}, Ending.FAR),
+        (PROBE, Ending.WITHIN),
+        (PROBE | {"severity": Severity.STEER}, Ending.WITHIN),
+        (PROBE | LOST, Ending.UNSTABLE),
+        ({"outcome": Outcome.FAILED}, Ending.FAILED),
+        ({"outcome": Outcome.RUNNING}, Ending.RUNNING),
+    ],
+)
+def test_the_ending_of_a_trial_by_its_row(changes, ending):
+    assert synthetic_study.record(**changes).ending is ending
+
+
+def test_every_ending_that_a_finished_trial_can_have_has_a_colour_and_words():
+    from stabsearch.cli.progress import LABELS
+    from stabsearch.cli.replay_text import ENDING_WORDS
+
+    assert set(LABELS) == set(Ending) - {Ending.RUNNING, Ending.GOES_ON}
+    assert set(ENDING_WORDS) == set(Ending)
 
 
 def test_the_deciding_verdict_is_the_one_of_the_trial_s_row():
