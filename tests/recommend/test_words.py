@@ -8,9 +8,12 @@ from stabsearch.recommend.words import (
     SYMPTOM_WORDS,
     count,
     number,
+    octaves_words,
     params_text,
     percent,
+    setting_text,
     symptom_words,
+    times_words,
 )
 from stabsearch.records import Symptom
 
@@ -88,3 +91,21 @@ def test_the_words_are_light_to_import():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("octaves", "within", "times"),
+    [
+        (1.0, "one octave", "twice the rate"),
+        (0.5, "0.5 octaves", "1.41 times the rate"),
+        (2.0, "2 octaves", "4 times the rate"),
+    ],
+)
+def test_octaves_in_words(octaves, within, times):
+    assert (octaves_words(octaves), times_words(octaves)) == (within, times)
+
+
+def test_a_setting_begins_with_its_learning_rate():
+    text = setting_text({"max_grad_norm": None, "learning_rate": 2.1e-3})
+
+    assert text == "learning_rate 2.1e-3  max_grad_norm null"

@@ -8,11 +8,18 @@ import pytest
 from matplotlib.image import imread
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
+from stabsearch.recommend.confirm import planned_trials
 from stabsearch.recommend.pick import recommend
 from stabsearch.recommend.words import SYMPTOM_WORDS
-from stabsearch.records import DIVERGENCES, Outcome, Recommendation, Severity, Symptom
+from stabsearch.records import DIVERGENCES, Outcome, Recommendation, Severity, StoppedBy, Symptom
 from stabsearch.report.figures import STYLE, draw_map, write_map
-from stabsearch.report.looks import OTHER_SYMPTOM_MARKER, SYMPTOM_MARKERS
+from stabsearch.report.looks import (
+    MARKER,
+    OTHER_SYMPTOM_MARKER,
+    RING,
+    STOPPED_LOOKS,
+    SYMPTOM_MARKERS,
+)
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
@@ -119,7 +126,9 @@ def test_every_symptom_has_a_marker_of_its_own():
 
     assert set(SYMPTOM_MARKERS) == {*DIVERGENCES, Symptom.NOT_LEARNING, *POOR}
     assert len(set(markers)) == len(markers)
-    assert not {"o", "8", "h", "p", "D", OTHER_SYMPTOM_MARKER} & set(markers)
+    others = {"o", "8", "h", "p", OTHER_SYMPTOM_MARKER}
+    others |= {marker for _, marker in STOPPED_LOOKS.values()}
+    assert not others & set(markers)
 
 
 def test_the_edge_is_a_smooth_line(drawn):
@@ -256,6 +265,37 @@ def test_few_trials_are_drawn_all_the_same(tmp_path, records, space):
     figure.draw_without_rendering()
 
     assert figure.legends[0].get_texts()
+
+
+def test_short_trials_and_those_of_a_confirmation_are_told_apart(tmp_path):
+    study = {"space": synthetic.SPACE, "confirm": {"seeds": 2, "stress_octaves": 1.0}}
+    records = synthetic.boundary()
+    records += [
+        synthetic.record(p.setting, p.seed, params=p.params, purpose=p.purpose)
+        for p in planned_trials(records, study)
+    ]
+    gauge = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.GAUGE, "steps": 400}
+    records.append(synthetic.record(99, **gauge))
+    results = results_of(tmp_path, records)
+
+    with mpl.rc_context(STYLE):
+        figure = draw_map(results, recommend(results))
+        figure.draw_without_rendering()
+
+    legend = figure.legends[0]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[:6] == [
+        "stable (3)",
+        "stopped: its rate far from the best (1)",
+        "short trial: unstable: lost progress (3)",
+        "short trial: stable so far (5)",
+        "confirmation: stable (1)",
+        "stress test: stable (2)",
+    ]
+    sizes = {tuple(points.get_sizes()) for points in figure.axes[0].collections}
+    short, long, ring = 0.5 * MARKER["s"], MARKER["s"], RING["s"]
+    assert {(short,), (long,), (ring,)} <= sizes
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize("records", [[], [synthetic.record(params={"optimizer": "sgd"})]])

@@ -1,0 +1,432 @@
+"""Horizon, clipping in words, sensitivity, what stabilises, and the answer of a boundary study."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stabsearch.recommend.describe import describe, to_json
+from stabsearch.recommend.hazard import fail_bound, poisson_limit
+from stabsearch.recommend.pick import recommend, recommend_from
+from stabsearch.recommend.sensitivity import mean_excess
+from stabsearch.records import Outcome, Purpose, StoppedBy
+from stabsearch.results.frames import load
+from tests import synthetic_study as synthetic
+
+ADAMW = {"clipping": "global_norm", "optimizer": "adamw"}
+STUDY = {"space": synthetic.SPACE, "trainer": ADAMW}
+STEPS = synthetic.STEPS
+
+
+def unstable(setting, rate, **changes):
+    params = {"learning_rate": rate, "max_grad_norm": 1.0}
+    return synthetic.diverged(setting, params=params, **changes)
+
+
+# --- horizon ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"), [(0, 2.996), (1, 4.744), (3, 7.754), (10, 16.962)]
+)
+def test_the_upper_limit_of_a_poisson_mean(events, expected):
+    """Half of the 95% quantile of chi-square with 2 (events + 1) degrees of freedom."""
+    assert poisson_limit(events) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("events", "clean", "steps", "expected"),
+    [
+        (0, 50_400, 8_000, 0.38),
+        (0, 0, 8_000, 1.0),
+        (0, 10**9, 8_000, 0.0),
+        (2, 50_400, 8_000, 0.63),
+    ],
+)
+def test_the_bound_over_a_horizon(events, clean, steps, expected):
+    """science.md 4.1-4: 0 events in 50,400 clean steps -> at most 38% over 8,000 steps."""
+    assert fail_bound(events, clean, steps) == pytest.approx(expected, abs=0.005)
+
+
+GUARDED = {"clip_rate": 0.01}
+UNGUARDED = {"clip_rate": 0.0, "grad_norm_median": 0.1}
+
+
+def horizon(records, steps=50_000):
+    return recommend_from(records, STUDY | {"horizon_steps": steps})
+
+
+@pytest.mark.parametrize("change", [GUARDED, UNGUARDED], ids=["guarded", "unguarded"])
+def test_trials_between_the_setting_and_the_safe_side_count_where_clipping_guards(change):
+    """The best score is at 4e-3; stable trials reach far above it, and some below."""
+    rates = np.geomspace(1e-3, 0.032, 11)
+    records = [
+        synthetic.record(n, learning_rate=float(rate), score=1 + abs(n - 4), **change)
+        for n, rate in enumerate(rates)
+    ]
+    records += [unstable(20 + n, 0.05 * 1.3**n) for n in range(6)]
+
+    answer = horizon(records)
+
+    own, safe = answer.params["learning_rate"], answer.edge.learning_rate_safe
+    counted = [rate for rate in rates if own <= rate <= safe] if change is GUARDED else [own]
+    assert 1 < sum(rate >= own for rate in rates) < 11
+    assert len(counted) == 1 or change is GUARDED
+    assert answer.horizon.events == 0
+    assert answer.horizon.clean_steps == len(counted) * STEPS
+    assert answer.horizon.p_fail_bound == pytest.approx(
+        1 - math.exp(-2.9957 * 50_000 / (len(counted) * STEPS)), abs=1e-4
+    )
+
+
+def test_a_failure_at_a_lower_rate_is_an_event_and_one_beyond_the_edge_is_not():
+    records = [
+        synthetic.record(n, learning_rate=1e-3 * 1.3**n, score=2 - n / 10, **GUARDED)
+        for n in range(8)
+    ]
+    beyond = [unstable(20 + n, 0.1 * 2**n) for n in range(4)]
+    lower = unstable(30, 2e-4, verdict_step=300)
+
+    clean, dirty = horizon([*records, *beyond]), horizon([*records, *beyond, lower])
+
+    assert clean.horizon.events == 0
+    assert dirty.horizon.events == 1
+    assert dirty.horizon.p_fail_bound > clean.horizon.p_fail_bound or (
+        clean.horizon.p_fail_bound > 0.999
+    )
+
+
+def test_without_a_horizon_there_is_no_such_line():
+    assert recommend_from(synthetic.draw(24), STUDY).horizon is None
+
+
+# --- clipping ---------------------------------------------------------------------------------
+
+CLIP_WORDS = [
+    ("adamw", "global_norm", 1.0, 0.02, 0.5, "a guard: it acts on 2.0% of the steps"),
+    ("adamw", "global_norm", 1.0, 0.0, 0.5, "a guard: it never had to act"),
+    ("adamw", "global_norm", 1.0, 0.0, 0.05, "no guard: max_grad_norm 1 never acted, at 20 times"),
+    ("adamw", "global_norm", 1.0, 0.3, 2.0, "inside the gradient distribution: it acts on 30%"),
+    ("adamw", "global_norm", 1.0, 1.0, 9.0, "normalised-gradient mode: it acts on >99.9%"),
+    (
+        "adamw",
+        "global_norm",
+        None,
+        0.0,
+        0.5,
+        "none: gradients are not clipped; a max_grad_norm of",
+    ),
+    ("adamw", "none", 1.0, 0.0, 0.5, "none: gradients are not clipped; a max_grad_norm of 2 or"),
+    ("adamw", "agc", 1.0, 0.0, 0.5, "no guard: clipping agc never acted"),
+    ("adamw", "agc", 1.0, 0.02, 0.5, "a guard: it acts on 2.0%"),
+    ("sgd", "global_norm", 1.0, 1.0, 9.0, "the clip is the step size: it acts on >99.9%"),
+    ("sgd", "global_norm", 1.0, 0.02, 0.5, "a guard: it acts on 2.0%"),
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clipping", "threshold", "clip_rate", "norm", "expected"), CLIP_WORDS
+)
+def test_what_clipping_does(optimizer, clipping, threshold, clip_rate, norm, expected):
+    study = {
+        "space": {"learning_rate": synthetic.SPACE["learning_rate"]},
+        "trainer": {"optimizer": optimizer, "clipping": clipping, "max_grad_norm": threshold},
+    }
+    record = synthetic.record(
+        params={"learning_rate": 1e-3}, clip_rate=clip_rate, grad_norm_median=norm
+    )
+
+    answer = recommend_from([record], study)
+
+    assert answer.clip_meaning.startswith(expected)
+    assert f"CLIPPING         {expected}" in describe(answer)
+
+
+@pytest.mark.parametrize(
+    ("domain", "clips", "expected"),
+    [
+        ({"choice": [0.1, 1.0, 4.0, None]}, [0.1, 1.0, 4.0, None], [0.1, 1.0, 4.0]),
+        ({"choice": [0.1, 1.0]}, [0.1, 1.0], [0.1, 1.0]),
+        ({"log_uniform": [0.01, 100]}, [0.05, 0.5, 50.0], [0.05, 0.5, 2.0]),
+    ],
+    ids=["choice", "choice-below-the-ceiling", "range"],
+)
+def test_the_edge_at_a_handful_of_clips(domain, clips, expected):
+    """Gradients are 0.5: from 2 on no clip acts, and all are one."""
+    study = STUDY | {"space": synthetic.SPACE | {"max_grad_norm": domain}}
+    records = [
+        (synthetic.diverged if rate > synthetic.edge(clip) else synthetic.record)(
+            10 * n + m,
+            params={"learning_rate": rate, "max_grad_norm": clip},
+            **({} if rate > synthetic.edge(clip) else {"score": 1.0 if clip == 0.5 else 2.0}),
+        )
+        for n, clip in enumerate(clips)
+        for m, rate in enumerate(np.geomspace(1e-3, 0.1, 6).tolist())
+    ]
+
+    edges = recommend_from(records, study).edges
+
+    assert [each.max_grad_norm for each in edges] == expected
+    rates = [each.edge.learning_rate for each in edges]
+    assert rates == sorted(rates)
+
+
+# --- sensitivity ------------------------------------------------------------------------------
+
+
+def test_the_mean_excess_is_an_integral_over_log_rate():
+    octaves = np.linspace(-4, 4, 401)
+
+    assert mean_excess(octaves, 0.3 + 0.1 * octaves**2) == pytest.approx(0.1 * 16 / 3, rel=1e-3)
+    assert mean_excess(octaves, np.full(401, 0.7)) == 0
+
+
+@pytest.mark.parametrize("width", [0.02, 0.1])
+def test_a_sharper_valley_is_more_sensitive(width):
+    """Loss 0.2 + width (octaves from 1e-3)^2, at most 1; nothing unstable; u = 0.1."""
+    space = {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}
+    rates = np.geomspace(1e-4, 1e-2, 14)
+    losses = np.minimum(0.2 + width * np.log2(rates / 1e-3) ** 2, 1.0)
+    records = [
+        synthetic.record(
+            n, params={"learning_rate": float(rate)}, score=float(loss), eval_loss=float(loss)
+        )
+        for n, (rate, loss) in enumerate(zip(rates, losses, strict=True))
+    ]
+
+    found = recommend_from(records, STUDY | {"space": space}).lr_sensitivity
+
+    octaves = np.linspace(math.log2(1e-4), math.log2(1e-2), 2001)
+    truth = np.minimum(0.2 + width * (octaves - math.log2(1e-3)) ** 2, 1.0)
+    assert found == pytest.approx(mean_excess(octaves, truth) / synthetic.UNIT, rel=0.1)
+
+
+@pytest.mark.parametrize("missing", [{"loss_unit": None}, {"constant_loss": None}])
+def test_without_units_no_sensitivity_is_given(missing):
+    records = [replace(r, **missing) for r in synthetic.draw(24)]
+
+    assert recommend_from(records, STUDY).lr_sensitivity is None
+
+
+# --- what stabilises --------------------------------------------------------------------------
+
+
+def with_optimizers(seed, octaves, trials=96):
+    """The edge of ``lion`` lies so many octaves above that of ``adam``."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for n in range(trials):
+        kind = ("adam", "lion")[n % 2]
+        rate = float(np.exp(rng.uniform(math.log(1e-4), math.log(0.3))))
+        beyond = rate > 0.01 * 2 ** (octaves * (kind == "lion"))
+        make = synthetic.diverged if beyond else synthetic.record
+        records.append(make(n, params={"learning_rate": rate, "kind": kind}))
+    return records
+
+
+KINDS = STUDY | {
+    "space": {
+        "learning_rate": synthetic.SPACE["learning_rate"],
+        "kind": {"choice": ["adam", "lion"]},
+    }
+}
+
+
+@pytest.mark.parametrize("octaves", [2.0, -2.0])
+def test_a_category_that_moves_the_edge(octaves):
+    (found,) = recommend_from(with_optimizers(0, octaves), KINDS).stabilisers
+
+    higher, lower = ("lion", "adam") if octaves > 0 else ("adam", "lion")
+    assert (found.param, found.value, found.against) == ("kind", higher, lower)
+    assert found.octaves == pytest.approx(2.0, abs=0.5)
+    assert 0 < found.octaves_low < 2.0 < found.octaves_high
+    assert found.num_trials == 96
+
+
+def test_a_category_that_does_nothing_is_undecided():
+    answer = recommend_from(with_optimizers(0, 0.0), KINDS)
+
+    assert answer.stabilisers[0].octaves_low < 0
+    assert "WHAT STABILISES  undecided by these trials: kind" in describe(answer)
+
+
+def test_a_numeric_parameter_moves_the_edge_between_the_tried_values():
+    answer = recommend_from(synthetic.draw(96, seed=1), STUDY)
+
+    (found,) = answer.stabilisers
+    clips = [r.params["max_grad_norm"] for r in synthetic.draw(96, seed=1)]
+    assert (found.against, found.value) == (min(clips), max(clips))
+    truth = math.log2(synthetic.edge(max(clips)) / synthetic.edge(min(clips)))
+    assert found.octaves_low < truth < found.octaves_high
+    assert found.octaves == pytest.approx(truth, abs=1.0)
+    assert "WHAT STABILISES  max_grad_norm" in describe(answer)
+
+
+def test_the_farthest_comes_first_and_the_block_stays_short():
+    names = [f"p{n}" for n in range(7)]
+    rng = np.random.default_rng(3)
+    records = []
+    for n in range(160):
+        parts = rng.uniform(0, 1, 7)
+        rate = float(np.exp(rng.uniform(math.log(1e-4), math.log(0.3))))
+        edge = 0.006 * 2.0 ** float(3 * parts[0] - 2.5 * parts[1] + 2 * parts[2])
+        make = synthetic.diverged if rate > edge else synthetic.record
+        params = {"learning_rate": rate} | dict(zip(names, parts.tolist(), strict=True))
+        records.append(make(n, params=params))
+    space = {"learning_rate": synthetic.SPACE["learning_rate"]}
+    space |= {name: {"uniform": [0.0, 1.0]} for name in names}
+
+    answer = recommend_from(records, STUDY | {"space": space})
+
+    octaves = [each.octaves for each in answer.stabilisers]
+    assert octaves == sorted(octaves, reverse=True)
+    found = {each.param: each for each in answer.stabilisers[:3]}
+    assert found.keys() == {"p0", "p1", "p2"}
+    assert found["p0"].value > 0.9
+    assert found["p1"].value < 0.1
+    text = describe(answer)
+    block = text[text.index("WHAT STABILISES") :].split("\n")
+    assert sum(line.startswith((" ", "WHAT")) for line in block[:6]) <= 6
+    assert "undecided by these trials:" in text
+    assert "recommended values, which each move the edge" in text
+
+
+# --- a boundary study -------------------------------------------------------------------------
+
+CONFIRM = {"confirm": {"seeds": 2, "stress_octaves": 1.0}}
+
+
+@pytest.mark.parametrize("num_full", [1, 2, 3])
+def test_few_full_trials_and_many_short_ones_have_an_answer(num_full):
+    """Half an octave, one and two below the edge: the nearest is not safe at twice its rate."""
+    answer = recommend_from(synthetic.boundary(num_full=num_full), STUDY)
+
+    assert answer.worst_score is None  # too few scores for a surface
+    assert answer.edge is not None
+    assert abs(math.log2(answer.edge.learning_rate / synthetic.edge(1.0))) < 0.6
+    assert answer.score is not None
+    if num_full > 1:
+        assert answer.p_unstable_doubled <= 0.1
+        assert answer.params["learning_rate"] == pytest.approx(synthetic.edge(1.0) / 4)
+
+
+def test_a_probe_is_never_recommended_and_says_nothing_of_the_score():
+    records = synthetic.boundary(num_full=0)
+    probes = [replace(r, score=0.01) for r in records]
+
+    answer = recommend_from(probes, STUDY)
+
+    assert answer.params is None
+    assert answer.best_trial_id is None
+
+
+def test_measured_scores_within_5_percent_are_tied_and_the_larger_margin_wins():
+    full = [
+        synthetic.record(90, learning_rate=1e-3, score=1.04),
+        synthetic.record(91, learning_rate=4e-3, score=1.0),
+    ]
+    probes = synthetic.boundary(num_full=0)
+
+    near = recommend_from([*probes, *full], STUDY)
+    far = recommend_from([*probes, replace(full[0], score=1.06), full[1]], STUDY)
+
+    assert near.trial_id == "0090-0"
+    assert "Trial 0091-0 ties with it: score 1 against 1.04" in " ".join(near.notes)
+    assert far.trial_id == "0091-0"
+
+
+def test_the_answer_says_what_short_trials_cost(tmp_path):
+    results = load(synthetic.write(tmp_path / "demo", synthetic.boundary(), trainer=ADAMW))
+
+    text = describe(recommend(results), results.trials)
+
+    assert (
+        "PROBES           8 short and 3 full trials: 3.8 full trainings' worth of steps; to train "
+        "every setting takes 11" in text
+    )
+    assert "PRUNING" not in text
+
+
+def test_the_answer_of_a_confirmed_study(tmp_path):
+    from stabsearch.recommend.confirm import planned_trials
+
+    records = synthetic.boundary()
+    records += [
+        synthetic.record(p.setting, p.seed, params=p.params, purpose=p.purpose, score=1.0)
+        for p in planned_trials(records, STUDY | CONFIRM)
+    ]
+    folder = synthetic.write(
+        tmp_path / "demo", records, trainer=ADAMW, horizon_steps=9000, **CONFIRM
+    )
+    results = load(folder)
+    answer = recommend(results)
+
+    text = describe(answer, results.trials)
+
+    assert (
+        "CONFIRMED        learning_rate 6.3e-3, max_grad_norm 1: stable in 2 of 2 seeds, "
+        "in 2 of 2 at twice the rate; at most " in text
+    )
+    assert "; the confirmation 3.0 full trainings more, in 3 trials" in text
+    assert "HORIZON          at most " in text
+    plain = to_json(answer)
+    assert plain["confirmation"]["p_fail_bound"] == answer.confirmation.p_fail_bound
+    assert plain["edge"]["model"] == "logistic"
+    assert plain["edges"][0]["edge"]["slope"] == answer.edges[0].edge.slope
+    assert plain["horizon"]["clean_steps"] == answer.horizon.clean_steps
+
+
+def test_wrapped_lines_hold_the_same_words_and_keep_to_the_width(tmp_path):
+    results = load(synthetic.write(tmp_path / "demo", synthetic.draw(48, seed=3)))
+    answer = recommend(results)
+
+    text, wrapped = (describe(answer, results.trials, width=width) for width in (None, 100))
+
+    assert max(len(line) for line in wrapped.split("\n")) <= 100
+    assert wrapped.split() == text.split()
+    labels = [line[:17] for line in wrapped.split("\n") if line[:17].strip()]
+    assert labels == [line[:17] for line in text.split("\n") if line[:17].strip()]
+
+
+# --- the margin of the study ------------------------------------------------------------------
+
+
+def test_a_wider_margin_is_more_cautious_and_the_words_say_which():
+    records = synthetic.draw(48, seed=3)
+
+    answers = [
+        recommend_from(records, STUDY | {"margin_octaves": octaves})
+        for octaves in (0.25, 1.0, 2.0)
+    ]
+
+    margins = [answer.margin_octaves for answer in answers]
+    assert margins == sorted(margins)
+    assert margins[0] < margins[2] - 0.5
+    assert all(answer.p_unstable_doubled <= 0.1 for answer in answers)
+    assert "at 4 times the rate" in describe(answers[2])
+    assert "worst score within 2 octaves" in describe(answers[2])
+    assert "at twice the rate" in describe(answers[1])
+
+
+def test_a_trial_stopped_by_the_gauge_is_named(tmp_path):
+    records = synthetic.draw(24)
+    records.append(
+        synthetic.record(
+            99, outcome=Outcome.STOPPED, stopped_by=StoppedBy.GAUGE, steps=400, score=3.0
+        )
+    )
+    results = load(synthetic.write(tmp_path / "demo", records))
+
+    text = describe(recommend(results), results.trials)
+
+    assert "stopped because the gauge read a learning rate far from the best: 1 trial" in text
+
+
+def test_every_purpose_but_search_and_confirmation_is_no_candidate():
+    records = synthetic.draw(24)
+    for purpose in (Purpose.STRESS, Purpose.PROBE):
+        changed = [*records, synthetic.record(99, score=0.01, purpose=purpose)]
+        answer = recommend_from(changed, STUDY)
+        assert answer.trial_id != "0099-0"
+        assert answer.best_trial_id != "0099-0"
