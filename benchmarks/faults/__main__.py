@@ -79,6 +79,7 @@ def body(cases: Sequence[Case], by_case: dict[str, list[Outcome]]) -> Iterable[s
     faulty = [o for case in faults for o in by_case[case.name]]
     total = len(faulty)
     alarmed = sum(bool(o.run.alarms()) for o in runs)
+    alone = {f"`{o.name}`" for o in faulty if o.path and o.score_ratio is None}
     yield (
         f"`make faults`; {machine()}.\n\n{len(healthy)} healthy and {len(faults)} faulty runs, "
         f"{len(SEEDS)} seeds each, trained to the end.\n\n"
@@ -92,8 +93,8 @@ def body(cases: Sequence[Case], by_case: dict[str, list[Outcome]]) -> Iterable[s
         f"{NEAR:g} times that of the healthy run of the same kind (model, noise schedule, "
         "prediction, weighting, optimizer) and seed, after as many steps. That is the slack that "
         "the rules themselves give a trial beside its peers; a healthy run's score differs from "
-        "seed to seed by as much. Three cures lead to a kind without a healthy run; there the "
-        "score is not compared.\n"
+        "seed to seed by nearly as much. What has no healthy run of its kind is not compared "
+        f"({', '.join(sorted(alone)) or 'none'}).\n"
         "* **What stands for reading the advice** (`benchmarks/faults/cures.py`): a number or a "
         "setting that the advice names is applied. A mistake in the code is taken out only if the "
         "advice holds words that point to it, which each case names (`Case.mistake`): that the "
