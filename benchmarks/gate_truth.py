@@ -21,7 +21,7 @@ from stabsearch.search.study import run_study
 from stabsearch.spec import StudySpec, TrainerSpec
 from stabsearch.spec_file import load_study
 
-STUDY = Path(__file__).parent.parent / "search_spaces" / "digits_lr_clip.yaml"
+STUDY = Path(__file__).parent.parent / "search_spaces" / "digits_tpe.yaml"
 EXCURSION_GRACE_STEPS = 100
 
 

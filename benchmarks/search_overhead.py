@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.document import machine, table, write_section
 from stabsearch.results.frames import load
 
-STUDY = Path(__file__).parent.parent / "search_spaces" / "digits_lr_clip.yaml"
+STUDY = Path(__file__).parent.parent / "search_spaces" / "digits_tpe.yaml"
 RAY_START = "import ray; ray.init(include_dashboard=False, logging_level='ERROR'); ray.shutdown()"
 NUM_RUNS = 3
 NUM_WORKERS = 2
@@ -35,7 +35,7 @@ def main() -> None:
             wall = timed(
                 [sys.executable, "-m", "stabsearch", "run", str(STUDY), "--storage", storage]
             )
-            trials = load(Path(storage) / "digits_lr_clip").trials
+            trials = load(Path(storage) / "digits_tpe").trials
         # A worker's first trial is under way once Ray is up and the worker has imported torch.
         start_up = float((trials.ended_at - trials.train_seconds).min()) - began
         training = float(trials.train_seconds.sum()) / NUM_WORKERS

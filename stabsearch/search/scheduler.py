@@ -278,10 +278,11 @@ def _by_budget(facts: TrialFacts, report: Report) -> Decision | None:
 def _by_purpose(trial: LiveTrial, report: Report) -> Decision | None:
     if trial.stop_at is None or report.step < trial.stop_at:
         return None
+    is_sound = all(v.severity < Severity.PENALISE for v in trial.verdicts.values())
+    within = f"a short trial: at step {report.step} it is within the edge"
+    # What a rule said is the better reason where one has spoken.
     return Decision(
-        action=Action.STOP,
-        stopped_by=StoppedBy.PROBE,
-        reason=f"a short trial: at step {report.step} it is within the edge",
+        action=Action.STOP, stopped_by=StoppedBy.PROBE, reason=within if is_sound else ""
     )
 
 
