@@ -14,7 +14,7 @@ from stabsearch.recommend.words import (
     setting_text,
     times_words,
 )
-from stabsearch.records import EdgeModel, Params, Recommendation, Stabiliser
+from stabsearch.records import Params, Recommendation, Stabiliser
 
 Line = tuple[str, str]
 
@@ -151,9 +151,8 @@ def _edge(answer: Recommendation) -> Iterator[Line]:
     edge = answer.edge
     if edge is None:
         return
-    first = " first" if edge.model is EdgeModel.GAUSSIAN_PROCESS else ""
     text = (
-        f"{LEARNING_RATE} {number(edge.learning_rate)}: half of the runs fail{first} "
+        f"{LEARNING_RATE} {number(edge.learning_rate)}: half of the runs fail "
         f"(90% interval {number(edge.learning_rate_low)} .. {number(edge.learning_rate_high)})"
     )
     if answer.edge_trial_ids:

@@ -32,6 +32,9 @@ class Candidate:
     """The stable trials, one per seed."""
     num_seeds: int
     """How many the study asks for; more, where more were trained."""
+    num_missing: int
+    """Replicates that the search asks for and that have no result: failed, running, or not
+    begun."""
     num_failed: int
     landscape: Landscape
     worst_score: float | None
@@ -56,11 +59,6 @@ class Candidate:
     @property
     def best_trial(self) -> TrialRecord:
         return min(self.trials, key=lambda trial: trial.score or math.inf)
-
-    @property
-    def num_missing(self) -> int:
-        """Replicates without a result: failed, running, or not begun."""
-        return self.num_seeds - len(self.trials)
 
     @property
     def is_safe(self) -> bool:
@@ -97,6 +95,7 @@ def candidates_of(
                 params=params,
                 trials=tuple(stable),
                 num_seeds=max(num_seeds, num_trained),
+                num_missing=max(0, num_seeds - len(stable)),
                 num_failed=sum(t.outcome is Outcome.FAILED for t in trials),
                 landscape=landscape,
                 worst_score=worst_score,

@@ -116,7 +116,7 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
         )
         notes.append(
             f"Nothing held in the confirmation ({why}): the setting above is the least risky one "
-            "that is known, and not a stable one. Search lower learning rates."
+            "that is known, and it is not confirmed. Search lower learning rates."
         )
     why_not = no_certificate(choice)
     if why_not is not None and choice.round is not None and choice.round.is_planned_out:

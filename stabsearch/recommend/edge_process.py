@@ -1,7 +1,8 @@
 """The edge where failure does not grow with the learning rate: a Gaussian process classifier.
 
 It follows the trials wherever they lead, and so it has no slope, and says nothing beyond the rates
-that were tried. The edge is where, coming from the lowest rate, half of the runs fail first.
+that were tried. The edge of a setting is the next rate above it at which half of the runs fail;
+above one that itself fails so often, or has no rate, it is the first such rate of all.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class EdgeProcess:
         )
         mean, spread = self._latent(octaves, params)
         p = _squashed(mean, spread)
+        own = np.log2(learning_rate_of(params)) + shift
+        if (octaves >= own).any() and p[int(np.argmax(octaves >= own))] < 0.5:
+            above = octaves >= own
+            octaves, mean, spread, p = octaves[above], mean[above], spread[above], p[above]
 
         def rate(failing: np.ndarray) -> float:
             first = int(np.argmax(failing)) if failing.any() else len(octaves) - 1

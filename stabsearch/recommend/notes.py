@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from stabsearch.recommend.candidates import (
+    OWN_PURPOSES,
     TIE_OCTAVES,
     TIE_RATIO,
     Candidate,
@@ -139,8 +140,11 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
     notes = ["No setting was stable in all its seeds."]
     shares: dict[int, list[bool]] = {}
     for record, _ in ended:
+        if record.purpose not in OWN_PURPOSES:
+            continue
         shares.setdefault(record.setting, []).append(record.is_stable)
-    setting, seeds = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]))
+    nearest = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]), default=None)
+    setting, seeds = nearest or (-1, [])
     if any(seeds):
         notes.append(f"Setting {setting} came nearest: stable in {sum(seeds)} of {len(seeds)}.")
     elif all(is_unstable for _, is_unstable in ended):
@@ -231,8 +235,9 @@ def _out_of_order(landscape: Landscape) -> list[str]:
     if isinstance(landscape.edge, EdgeProcess):
         return [
             f"Failure does NOT grow with the learning rate here: {found} No logistic edge fits, "
-            "so the edge is where half of the runs fail first, coming from the lowest rate, by a "
-            "Gaussian process. It has no slope, and says nothing beyond the rates that were tried."
+            "so the edge is the next rate above the setting at which half of the runs fail, by a "
+            "Gaussian process. It has no slope, says nothing beyond the tried rates, and failures "
+            "may come below it, too: the stable region ends where they do."
         ]
     others = " or another searched parameter" * (len(landscape.space.axes) > 1)
     return [

@@ -233,7 +233,9 @@ def test_where_failure_does_not_grow_with_the_rate_a_process_takes_over():
         edge = process.edge(AT_ONE)
         assert edge.model is EdgeModel.GAUSSIAN_PROCESS
         assert edge.slope is edge.slope_low is None
-        assert 1.5e-4 < edge.learning_rate < 6e-4  # where half of the runs fail first
+        assert 1.5e-4 < edge.learning_rate < 6e-4  # where half of the runs fail first of all
+        above = process.edge(AT_ONE | {"learning_rate": 6e-3})
+        assert 0.02 < above.learning_rate < 0.1  # the next such rate above the setting
         assert edge.learning_rate_low <= edge.learning_rate <= edge.learning_rate_high
         p = process.probability(np.array([6e-4, 8e-3, 0.2]), AT_ONE)
         assert p[0] > 0.5 > p[1]
