@@ -230,7 +230,7 @@ def test_where_failure_does_not_grow_with_the_rate_a_process_takes_over():
     processes = [each for each in found if isinstance(each, EdgeProcess)]
     assert len(processes) >= 4
     for process in processes:
-        edge = process.edge(AT_ONE)
+        edge = process.edge(AT_ONE | {"learning_rate": 1e-4})
         assert edge.model is EdgeModel.GAUSSIAN_PROCESS
         assert edge.slope is edge.slope_low is None
         assert 1.5e-4 < edge.learning_rate < 6e-4  # where half of the runs fail first of all
