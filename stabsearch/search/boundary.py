@@ -58,6 +58,8 @@ EARLY_OFFSET = -1.25
 STEP_DOWN = 1.0
 """Octaves between them."""
 
+DIGITS = 4
+"""Of a proposed rate: finer than any edge."""
 APART = 0.5
 """Octaves that two trials of one question are kept apart while neither has ended."""
 SETTLED = 0.5
@@ -81,6 +83,8 @@ class Boundary:
         self._low, self._high = math.log2(low), math.log2(high)
         asked = spec.stop_when
         self._precision = asked.edge_within_octaves if asked else DEFAULT_PRECISION
+        self._near = min(NEAR, self._precision / 8)
+        """Octaves within which a rate counts as tried."""
 
     def next(
         self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
@@ -238,7 +242,7 @@ class Boundary:
             return None
         lowest = min(seen.unstable)
         below = seen.top if math.isfinite(seen.top) else max(self._low, lowest - 2.0)
-        is_bracket_wide = lowest - below > 2 * APART
+        is_bracket_wide = lowest - below > min(precision, APART)
         use_middle = edge.middle is not None and not is_bracket_wide
         rate = edge.middle if use_middle and edge.middle is not None else (lowest + below) / 2
         return self._nearest_new(rate, seen)
@@ -305,11 +309,11 @@ class Boundary:
         return all(abs(rate - other) >= APART for other in under_way)
 
     def _is_new(self, rate: float, seen: Seen) -> bool:
-        return all(abs(rate - other) > NEAR for other in seen.tried)
+        return all(abs(rate - other) > self._near for other in seen.tried)
 
     def _nearest_new(self, rate: float, seen: Seen) -> float | None:
         """The nearest untried rate within the range."""
-        offsets = sorted((k * NEAR for k in range(-25, 26)), key=abs)
+        offsets = sorted((k * self._near for k in range(-25, 26)), key=abs)
         tried = (rate + offset for offset in offsets)
         return next(
             (r for r in tried if self._low <= r <= self._high and self._is_new(r, seen)), None
@@ -322,7 +326,7 @@ class Boundary:
         return Proposal(params=self._setting(others, rate))
 
     def _setting(self, others: Params, rate: float) -> Params:
-        value = float(f"{2.0**rate:.3g}")
+        value = float(f"{2.0**rate:.{DIGITS}g}")
         low, high = _ends(self._domains[LEARNING_RATE])
         every: Params = others | {LEARNING_RATE: min(max(value, low), high)}
         return {name: every[name] for name in self._domains}

@@ -11,12 +11,13 @@ from tests.search.conftest import TINY_TRAINER
 
 @pytest.fixture
 def config(tmp_path):
-    def make(*, gate=True, seed=0, **trainer):
+    def make(*, gate=True, stop_at=None, seed=0, **trainer):
         return {
             "trial_id": "0000-0",
             "seed": seed,
             "trainer": TINY_TRAINER | {"device": "cpu", "learning_rate": 3e-3} | trainer,
             "gate": gate,
+            "stop_at": stop_at,
             "analyzer": {"name": "rules"},
             "reached": (),
             "sampler_check": None,
@@ -65,6 +66,13 @@ def test_a_gated_trial_trains_no_further_than_its_prune(config, gate, last_step)
     packet = trainable.TrialTrainable(config(gate=gate, model=model)).step()[PACKET_KEY]
 
     assert packet.reports[-1].report.step == last_step
+
+
+def test_a_short_trial_trains_no_further_than_its_answer(config):
+    worker = trainable.TrialTrainable(config(stop_at=30))
+
+    assert [j.report.step for j in worker.step()[PACKET_KEY].reports] == [10, 20, 30]
+    assert worker.step()[PACKET_KEY].reports == ()
 
 
 def test_a_failure_keeps_the_reports_that_came_before_it(config, tmp_path):
