@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, PLATEAU_SCORE_RATIO
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
@@ -48,7 +49,7 @@ def tuner_lines(answer: Recommendation) -> Iterator[Line]:
     """What a tuner would have answered, and what safety costs."""
     if answer.best_trial_id is None or answer.best_params is None:
         return
-    if answer.best_trial_id == answer.trial_id:
+    if answer.best_params == answer.params:
         yield "A TUNER WOULD", "pick the same: of all completed trials it has the best score"
         return
     verdict = "stable" if answer.best_is_stable else "NOT stable"
@@ -159,7 +160,7 @@ def _edge(answer: Recommendation) -> Iterator[Line]:
         plural = "s" * (len(answer.edge_trial_ids) > 1)
         text += f"; nearest unstable trial{plural} {', '.join(answer.edge_trial_ids)}"
     yield "EDGE", text
-    if len(answer.edges) > 1:
+    if _is_spread([each.max_grad_norm for each in answer.edges]):
         rates = ", ".join(
             f"{number(each.edge.learning_rate)} with {number(each.max_grad_norm)}"
             for each in answer.edges
@@ -204,6 +205,12 @@ def _stabilisers(found: tuple[Stabiliser, ...]) -> Iterator[str]:
 def _distance(octaves: float) -> str:
     side = "below" if octaves >= 0 else "ABOVE"
     return f"{abs(octaves):.1f} octaves (x{2.0 ** abs(octaves):.1f}) {side}"
+
+
+def _is_spread(clips: Sequence[float | None]) -> bool:
+    """Whether they differ by an octave at least."""
+    values = [math.inf if clip is None else clip for clip in clips]
+    return len(values) > 1 and max(values) >= 2 * min(values)
 
 
 def _elsewhere(params: Params) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
-from stabsearch.recommend.space import is_guarded, norm_threshold
+from stabsearch.recommend.space import LEARNING_RATE, is_guarded, norm_threshold
 from stabsearch.records import Outcome, Params, Purpose, TrialRecord
 
 TIE_RATIO = 1.05
@@ -38,6 +40,9 @@ class Candidate:
     num_failed: int
     landscape: Landscape
     worst_score: float | None
+    score_around: float
+    """The highest measured score of stable settings within the study's margin, its own included:
+    what stands in for a prediction."""
     p_doubled: float | None
     """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
     margin: float | None
@@ -66,8 +71,8 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Settings without a prediction come last, by what they measured."""
-        return (self.worst_score is None, self.worst_score or self.score)
+        """Settings without a prediction come last, by what was measured around them."""
+        return (self.worst_score is None, self.worst_score or self.score_around)
 
 
 def candidates_of(
@@ -99,6 +104,7 @@ def candidates_of(
                 num_failed=sum(t.outcome is Outcome.FAILED for t in trials),
                 landscape=landscape,
                 worst_score=worst_score,
+                score_around=_score_around(params, kept, landscape),
                 p_doubled=landscape.p_beyond(params),
                 margin=landscape.margin(params),
                 is_guarded=all(is_guarded(t, norm_threshold(study, t.params)) for t in stable),
@@ -106,6 +112,40 @@ def candidates_of(
             )
         )
     return candidates
+
+
+def _score_around(
+    params: Params,
+    kept: Sequence[tuple[list[TrialRecord], list[TrialRecord], bool]],
+    landscape: Landscape,
+) -> float:
+    """The highest score within the margin, as far as stable settings were measured there.
+
+    On a side of the learning rate where none was, the score goes on as it does between the setting
+    and its nearest neighbour on the other side: the last one of a row is not the safest for that.
+    """
+    axes = landscape.space.axes
+    rate = next((i for i, axis in enumerate(axes) if axis.name == LEARNING_RATE), None)
+    reach = np.array([landscape.octaves + 0.05 if axis.is_log else 0.1 for axis in axes])
+    own = landscape.space.points([params])[0]
+    found: dict[float, float] = {}
+    for trial in (trial for _, stable, _ in kept for trial in stable):
+        apart = landscape.space.points([trial.params])[0] - own
+        if bool((np.abs(apart) <= reach).all()):
+            at = 0.0 if rate is None else float(apart[rate])
+            found[at] = max(found.get(at, 0.0), trial.score or 0.0)
+    return max((*found.values(), *_beyond(found, landscape.octaves)))
+
+
+def _beyond(found: Mapping[float, float], octaves: float) -> Iterator[float]:
+    """Scores ``octaves`` away on the sides where ``found``, by octaves from 0, has none."""
+    own = found[0.0]
+    for side in (-1.0, 1.0):
+        others = [at for at in found if at * side < 0]
+        if others and not any(at * side > 0 for at in found):
+            nearest = min(others, key=abs)
+            rise = (own / found[nearest]) ** (octaves / abs(nearest))
+            yield own * rise
 
 
 def first_choice(candidates: Sequence[Candidate]) -> Candidate:

@@ -3,9 +3,8 @@
     logit P(unstable) = slope * (log2 lr - log2 lr50)
 
 with log2 lr50 = intercept + tilts . columns - log2 E[coef] (``coordinates``). The priors are wide
-(intercept: sd 4 octaves around the middle of the searched range; log slope: sd 0.8 around log 3;
-tilts around 0). The posterior is a sum over weighted points (``quadrature``): no sampling, and no
-two points share a value, so that quantiles are smooth in clip.
+(``prior``; tilts around 0). The posterior is a sum over weighted points (``quadrature``): no
+sampling, and no two points share a value, so that quantiles are smooth in clip.
 
 Where failure clearly does not grow with the learning rate (``monotone``), the edge is that of a
 Gaussian process instead (``edge_process``).
@@ -24,6 +23,7 @@ from stabsearch.recommend.coordinates import Coordinates, coordinates_of
 from stabsearch.recommend.edge_process import EdgeProcess, fit_process
 from stabsearch.recommend.evidence import Evidence, out_of_order
 from stabsearch.recommend.monotone import NUM_SIMULATIONS, is_not_logistic
+from stabsearch.recommend.prior import INTERCEPT_SPREAD, LOG_SLOPE, LOG_SLOPE_SPREAD
 from stabsearch.recommend.quadrature import Weigh, adapted_points, boxed_points, quantiles
 from stabsearch.recommend.space import LEARNING_RATE, Floats, SearchSpace, learning_rate_of
 from stabsearch.records import Edge, EdgeModel, Params, Purpose, TrialRecord
@@ -38,8 +38,6 @@ INTERVAL = (0.05, 0.5, 0.95)
 
 CLEARLY_STABLE = 0.5
 """Stability was seen when this many failures would have shown, in one trial or in several."""
-
-INTERCEPT_SPREAD, LOG_SLOPE, LOG_SLOPE_SPREAD = 4.0, math.log(3), 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,10 @@ another point of the edge's posterior, and both are fitted to them.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from sklearn.isotonic import isotonic_regression
 
+from stabsearch.recommend.prior import INTERCEPT_SPREAD, LOG_SLOPE, LOG_SLOPE_SPREAD
 from stabsearch.recommend.space import Floats
 
 MAX_CHANCE = 1 / 50
@@ -19,8 +18,7 @@ MAX_CHANCE = 1 / 50
 
 NUM_SIMULATIONS = 199
 
-LOG_SLOPE, LOG_SLOPE_SPREAD, INTERCEPT_SPREAD = math.log(3.0), 0.8, 4.0
-"""The priors of the edge, here as penalties: separable trials have no largest likelihood."""
+NUM_STEPS = 40
 
 
 def is_not_logistic(octaves: Floats, unstable: np.ndarray, predicted: Floats) -> bool:
@@ -55,11 +53,14 @@ def _isotonic_loss(outcome: Floats) -> float:
 
 
 def _logistic(octaves: Floats, outcomes: Floats) -> tuple[Floats, Floats]:
-    """Intercepts and slopes ``[studies]`` of the largest posterior density, by Newton's method."""
+    """Intercepts and slopes ``[studies]`` of the largest posterior density, by Newton's method.
+
+    Half a step at a time: of outcomes that are out of order whole steps go to and fro.
+    """
     middle = (octaves[0] + octaves[-1]) / 2
     intercepts = np.full(len(outcomes), middle)
     log_slopes = np.full(len(outcomes), LOG_SLOPE)
-    for _ in range(40):
+    for _ in range(NUM_STEPS):
         slopes = np.exp(log_slopes)[:, None]
         logits = slopes * (octaves - intercepts[:, None])
         p = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
@@ -70,9 +71,8 @@ def _logistic(octaves: Floats, outcomes: Floats) -> tuple[Floats, Floats]:
         ss = (logits**2 * weight).sum(1) + LOG_SLOPE_SPREAD**-2
         bs = (-slopes * logits * weight).sum(1)
         determinant = bb * ss - bs**2
-        intercepts = intercepts + np.clip(
-            (ss * towards_b - bs * towards_s) / determinant, -1.0, 1.0
-        )
-        step = np.clip((bb * towards_s - bs * towards_b) / determinant, -0.5, 0.5)
-        log_slopes = np.clip(log_slopes + step, -2.0, 4.0)
+        step_b = (ss * towards_b - bs * towards_s) / determinant
+        step_s = (bb * towards_s - bs * towards_b) / determinant
+        intercepts = intercepts + 0.5 * np.clip(step_b, -1.0, 1.0)
+        log_slopes = np.clip(log_slopes + 0.5 * np.clip(step_s, -1.0, 1.0), -2.0, 4.0)
     return intercepts, np.exp(log_slopes)

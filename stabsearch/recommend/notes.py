@@ -29,7 +29,7 @@ from stabsearch.recommend.space import (
     norm_threshold,
 )
 from stabsearch.recommend.words import count, number, params_text, percent, times_words
-from stabsearch.records import Outcome, ParamValue, TrialRecord
+from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
 
 WEIGHING_SECTIONS = {
     "noise_schedule.": "they weigh noise levels differently",
@@ -159,7 +159,12 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
 
 def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
     notes = []
-    if pick.landscape.surface is None:
+    if pick.landscape.surface is None and _is_by_gauge(pick):
+        notes.append(
+            "One setting was trained to its end. That it is near the best is what the gauge read "
+            "from short trials (docs/searching.md), not a comparison of scores."
+        )
+    elif pick.landscape.surface is None:
         notes.append(
             f"Too few settings have a score ({len(candidates)}) to predict it between them: of "
             "the stable ones that are safe, the best measured score is recommended."
@@ -175,6 +180,13 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
             f"{percent(pick.p_doubled)}."
         )
     return notes
+
+
+def _is_by_gauge(pick: Candidate) -> bool:
+    """Whether short trials chose it, and no other setting was trained to its end."""
+    purposes = {r.purpose for r in pick.landscape.records}
+    full = {r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH}
+    return Purpose.PROBE in purposes and len(full) == 1
 
 
 def _on_ties(pick: Candidate, first: Candidate) -> list[str]:

@@ -28,6 +28,8 @@ from stabsearch.records import Edge, Outcome, Purpose, Recommendation, TrialReco
 from stabsearch.results.frames import Results
 
 MAX_EDGE_TRIALS = 4
+MIN_CHOICE = 2
+"""Settings that short trials left for training to the end; fewer are no choice of a tuner's."""
 
 
 def recommend(results: Results) -> Recommendation:
@@ -58,7 +60,9 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     if tuners is not None:
         answer |= _of_the_tuner(tuners, choice.landscapes[choice.space.category(tuners.params)])
     if pick is not None and tuners is not None and tuners.score:
-        answer["price_of_safety"] = (pick.best_trial.score or 0.0) / tuners.score - 1.0
+        is_same = tuners.setting == pick.setting
+        price = 0.0 if is_same else (pick.best_trial.score or 0.0) / tuners.score - 1.0
+        answer["price_of_safety"] = price
     return Recommendation(
         **answer,
         confirmation=confirmation_of(choice, study),
@@ -123,12 +127,16 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
 
 
 def _tuners_choice(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The lowest score that the search trained to: a tuner does not know what is stable."""
+    """The lowest score that the search trained to: a tuner does not know what is stable. None
+    where there is nothing to choose among."""
     scored = [
         r
         for r in records
         if r.purpose is Purpose.SEARCH and r.outcome is Outcome.COMPLETED and r.score is not None
     ]
+    has_probes = any(r.purpose is Purpose.PROBE for r in records)
+    if has_probes and len({r.setting for r in scored}) < MIN_CHOICE:
+        return None
     return min(scored, key=lambda r: (r.score or 0.0, r.trial_id), default=None)
 
 

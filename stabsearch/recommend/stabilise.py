@@ -39,9 +39,11 @@ def _numeric(landscape: Landscape, params: Params) -> Iterator[Stabiliser]:
         return
     for axis in landscape.space.axes:
         values = {record.params[axis.name] for record in landscape.records}
-        if axis.name == LEARNING_RATE or len(values) < 2:
+        if axis.name == LEARNING_RATE:
             continue
         low, high = min(values, key=axis.position), max(values, key=axis.position)
+        if axis.position(high) - axis.position(low) < (1.0 if axis.is_log else 0.1):
+            continue  # as good as one value: it says nothing about others
         moved = posterior.half(params | {axis.name: high}) - posterior.half(
             params | {axis.name: low}
         )

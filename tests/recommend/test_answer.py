@@ -430,3 +430,24 @@ def test_every_purpose_but_search_and_confirmation_is_no_candidate():
         answer = recommend_from(changed, STUDY)
         assert answer.trial_id != "0099-0"
         assert answer.best_trial_id != "0099-0"
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ({1e-3: 10.0, 2e-3: 5.0, 4e-3: 5.2}, 4e-3),
+        ({1e-3: 14.6, 2e-3: 8.0, 4e-3: 7.6}, 4e-3),
+        ({1e-3: 5.6, 2e-3: 5.0, 4e-3: 5.2}, 2e-3),
+    ],
+    ids=["a cliff below the middle", "a tie that has it below", "the last of a row"],
+)
+def test_of_few_measured_settings_what_lies_around_them_counts(scores, best):
+    full = [
+        synthetic.record(90 + i, learning_rate=rate, score=score)
+        for i, (rate, score) in enumerate(scores.items())
+    ]
+
+    answer = recommend_from([*synthetic.boundary(num_full=0), *full], STUDY)
+
+    assert answer.params is not None
+    assert answer.params["learning_rate"] == best

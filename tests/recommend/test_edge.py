@@ -5,6 +5,7 @@ import pytest
 
 from stabsearch.recommend.edge import fit_edge
 from stabsearch.recommend.evidence import evidence, unstable_trials
+from stabsearch.recommend.prior import LOG_SLOPE, LOG_SLOPE_SPREAD
 from stabsearch.recommend.space import search_space
 from tests import synthetic_study as synthetic
 
@@ -122,11 +123,14 @@ def test_the_posterior_is_that_of_a_fine_grid():
     ]
     middle = (math.log2(1e-4) + math.log2(3e-1)) / 2
     b, logs, tilt = np.meshgrid(
-        np.linspace(-12, 2, 141), np.linspace(-0.9, 3.1, 41), np.linspace(-1, 1, 61), indexing="ij"
+        np.linspace(-12, 2, 141),
+        LOG_SLOPE + LOG_SLOPE_SPREAD * np.linspace(-2.5, 2.5, 51),
+        np.linspace(-1, 1, 61),
+        indexing="ij",
     )
     log_weights = (
         -0.5 * ((b - middle) / 4) ** 2
-        - 0.5 * ((logs - math.log(3)) / 0.8) ** 2
+        - 0.5 * ((logs - LOG_SLOPE) / LOG_SLOPE_SPREAD) ** 2
         - 0.5 * (tilt / 0.4) ** 2
     )
     for record, found in known:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stabsearch.recommend.monotone import is_not_logistic, lack_of_fit
+from stabsearch.recommend.prior import LOG_SLOPE, LOG_SLOPE_SPREAD
 
 
 def brute_force_isotonic(outcome):
@@ -34,7 +35,7 @@ def penalised_logistic(octaves, outcome):
     for x, y in zip(octaves, outcome, strict=True):
         logit = s * (x - b)
         deviance += 2 * np.logaddexp(0, -logit if y else logit)
-    penalty = ((b - middle) / 4) ** 2 + ((np.log(s) - math.log(3)) / 0.8) ** 2
+    penalty = ((b - middle) / 4) ** 2 + ((np.log(s) - LOG_SLOPE) / LOG_SLOPE_SPREAD) ** 2
     return deviance.ravel()[np.argmin(deviance + penalty)]
 
 
