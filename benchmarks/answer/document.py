@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.answer import end_to_end
+from benchmarks.answer import edges, end_to_end
 from benchmarks.answer.blackbox import Oracle, Setting
 from benchmarks.answer.fresh import LONGER, SEEDS, Kind, failure_rate, trainings
 from benchmarks.answer.methods import METHODS, TRIALS
@@ -89,6 +89,7 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
             yield cases_table(pool)
             yield from fresh_table(pool)
             yield from targets(split, pool)
+    yield from edges.section([*by_grid])
     for grid in GRIDS:
         if grid.name in by_grid:
             blackbox, oracle = known(grid.name) or (None, None)

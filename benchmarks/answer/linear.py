@@ -3,7 +3,7 @@
 One matrix for all timesteps, W x_t for the noise, on the digits' second moments: the loss is a
 quadratic, so descent with momentum beta converges up to 2 (1 + beta) / lambda_max and not above
 (Polyak 1964). In the eigenbasis of the second moments a W that starts at 0 stays diagonal, and its
-descent is 64 numbers long. The strategy, the rules and the edge's posterior are the product's.
+descent is 64 numbers long. The strategy and the rules are the product's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stabsearch.recommend.landscape import landscapes_of
-from stabsearch.recommend.space import search_space
+from stabsearch.recommend.space import learning_rate_of
 from stabsearch.records import Outcome, Report, Severity, StoppedBy, TrialFacts, TrialRecord
 from stabsearch.search.boundary import Boundary
 from stabsearch.search.ledger import LiveTrial, make_trial_id
@@ -180,7 +179,7 @@ class Found:
     lr_max: float
     """Exact."""
     found: float
-    """lr50 of the posterior."""
+    """The middle between the highest rate within the edge and the lowest beyond it."""
     probes: int
 
     @property
@@ -197,13 +196,11 @@ def find(momentum: float, probes: int = 10) -> Found:
         if not isinstance(step, Proposal):
             break
         records.append(train(spec, step, len(records)))
-    resolved = spec.model_dump(mode="json")
-    space = search_space(resolved, records)
-    (landscape,) = landscapes_of(space, records, resolved, with_surface=False).values()
-    assert landscape.edge is not None
+    within = [learning_rate_of(r.params) for r in records if not r.is_unstable]
+    beyond = [learning_rate_of(r.params) for r in records if r.is_unstable]
     return Found(
         momentum=momentum,
         lr_max=digits()[0].lr_max(momentum),
-        found=landscape.edge.edge(records[0].params).learning_rate,
+        found=math.sqrt(max(within) * min(beyond)),
         probes=len(records),
     )

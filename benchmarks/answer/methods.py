@@ -21,6 +21,14 @@ TRIALS = 32
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "tpe": {"searcher": {"name": "tpe"}},
+    "boundary, half an octave": {
+        "searcher": {"name": "boundary"},
+        "stop_when": "edge within 0.5 octave",
+    },
+    "boundary, an octave": {
+        "searcher": {"name": "boundary"},
+        "stop_when": "edge within 1 octave",
+    },
 }
 """How stabsearch searches: fields of a study file. The last one is what peers are held against."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.answer.blackbox import Blackbox, Oracle, Setting, load_blackbox
 from benchmarks.answer.methods import METHODS, TRIALS
+from benchmarks.answer.ours import Stabsearch
 from benchmarks.answer.virtual import run_search
 from benchmarks.truth.grids import GRIDS
 
@@ -35,6 +36,8 @@ class Outcome:
     trials: int
     seeds: tuple[int, ...]
     """Of the grid, that its trials had."""
+    edge: float | None = None
+    """lr50 at the answered setting, of methods that say where the edge is."""
 
 
 Task = tuple[str, str, int]
@@ -64,7 +67,9 @@ def search(task: Task) -> Outcome:
     there = known(grid)
     assert there is not None
     blackbox, _ = there
-    result = run_search(METHODS[method].make(blackbox, TRIALS, repetition), blackbox, repetition)
+    search = METHODS[method].make(blackbox, TRIALS, repetition)
+    result = run_search(search, blackbox, repetition)
+    said = search.recommendation if isinstance(search, Stabsearch) else None
     return Outcome(
         method=method,
         repetition=repetition,
@@ -74,6 +79,7 @@ def search(task: Task) -> Outcome:
         wall=result.wall_steps / blackbox.max_train_steps,
         trials=result.trials,
         seeds=tuple(blackbox.seeds),
+        edge=said.edge.learning_rate if said is not None and said.edge is not None else None,
     )
 
 

@@ -1,0 +1,114 @@
+"""How well a search knows the edge: against full grids, and where it is known exactly."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+
+from benchmarks.answer import linear
+from benchmarks.answer.blackbox import Setting, setting_of
+from benchmarks.answer.methods import METHODS
+from benchmarks.answer.replay import by_method, kept, known
+from benchmarks.document import table
+from benchmarks.truth.grids import GRIDS
+from benchmarks.truth.replay import load, replay_trial
+
+LINEAR_TARGET, GRID_TARGET = 0.05, 0.5
+MOMENTA = (0.0, 0.5, 0.9)
+
+
+def section(grids: list[str]) -> Iterator[str]:
+    """The paragraphs on the edge."""
+    yield (
+        "**The edge.** The grid's: between the highest logged rate at which fewer than half of "
+        "the trials, trained to their end, are called unstable by the rules, and the next one; "
+        "its cost is one training of every rate at that clip. Octaves between it and the lr50 of "
+        "a search: median and 90% quantile over the searches; beside it the median against the "
+        "edge of the labels, which call a run that lost some progress and lived degraded, not "
+        "unstable. Steps are those of the whole search, its full trainings included. Target: "
+        f"{GRID_TARGET} octave at a tenth of the cost."
+    )
+    rows = [row for grid in grids for row in grid_rows(grid)]
+    header = ["grid", "method", "searches", "octaves off", "9 in 10 within", "by labels", "cost"]
+    yield table(header, rows)
+    yield (
+        "**An edge that is known exactly**: full-batch descent with momentum on a linear denoiser "
+        "of the digits (`benchmarks/answer/linear.py`), lr_max = 2 (1 + beta) / lambda_max, 14.9 "
+        "octaves to search. Found: between the highest rate that a short trial was within the "
+        f"edge at and the lowest beyond it. Target: {LINEAR_TARGET} octave in 10 probes."
+    )
+    header = ["beta", "lr_max", "found", "octaves off", "probes", "met"]
+    yield table(header, [linear_row(linear.find(momentum)) for momentum in MOMENTA])
+
+
+def linear_row(found: linear.Found) -> list[str]:
+    return [
+        f"{found.momentum:g}",
+        f"{found.lr_max:.4f}",
+        f"{found.found:.4f}",
+        f"{found.error_octaves:+.3f}",
+        str(found.probes),
+        "yes" if abs(found.error_octaves) <= LINEAR_TARGET else "**no**",
+    ]
+
+
+def grid_rows(name: str) -> Iterator[list[str]]:
+    """One per method that says where the edge is."""
+    there = known(name)
+    if there is None:
+        return
+    blackbox, oracle = there
+    verdicts = unstable_by_rules(name)
+    for method, outcomes in by_method(kept(name)).items():
+        if not METHODS[method].is_ours:
+            continue
+        off: list[float] = []
+        by_labels: list[float] = []
+        costs: list[float] = []
+        for outcome in outcomes:
+            if outcome.answer is None or outcome.edge is None:
+                continue
+            clip_index = outcome.answer.clip_index
+            own, labelled = (grid_edge(u, clip_index) for u in (verdicts, oracle.failures))
+            if own is None or labelled is None:
+                continue
+            off.append(abs(math.log2(outcome.edge / own)))
+            by_labels.append(abs(math.log2(outcome.edge / labelled)))
+            rates = [s for s in blackbox.settings() if s.clip_index == clip_index]
+            costs.append(outcome.full_trials / len(rates))
+        if off:
+            yield [
+                f"`{name}`",
+                method,
+                str(len(off)),
+                f"{statistics.median(off):.2f}",
+                f"{sorted(off)[math.ceil(0.9 * len(off)) - 1]:.2f}",
+                f"{statistics.median(by_labels):.2f}",
+                f"{statistics.fmean(costs):.2f}",
+            ]
+
+
+@functools.cache
+def unstable_by_rules(name: str) -> dict[Setting, float]:
+    """Of every setting, the share of its logged trials that the rules call unstable by their end:
+    what a study that trained the whole grid would go by."""
+    grid = next(g for g in GRIDS if g.name == name)
+    called: dict[Setting, list[bool]] = {}
+    for trial in load(grid):
+        said = replay_trial(trial.facts, trial.reports, {"name": "rules"})
+        called.setdefault(setting_of(grid, trial), []).append(said.called_step is not None)
+    return {setting: statistics.fmean(them) for setting, them in called.items()}
+
+
+def grid_edge(unstable: Mapping[Setting, float], clip_index: int) -> float | None:
+    """Where half of the trials are unstable, on the logged rates of a clip; None if nowhere."""
+    there = sorted(
+        (s for s in unstable if s.clip_index == clip_index), key=lambda s: s.learning_rate
+    )
+    for below, above in itertools.pairwise(there):
+        if unstable[below] < 0.5 <= unstable[above]:
+            return math.sqrt(below.learning_rate * above.learning_rate)
+    return None
