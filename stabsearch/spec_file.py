@@ -345,7 +345,7 @@ _STARTER = """\
 
 name: my_study  # also the name of the results folder
 storage: results          # the study's folder is results/my_study
-trials: 32                # settings to try
+trials: 32                # settings to try, at most; short trials count
 seeds: 1                  # trials per setting, each with its own seed
 
 # What is searched: fields of the trainer, nested ones with a dot; not those that say how a score
@@ -381,7 +381,21 @@ trainer:
   report_every: 25              # steps between verdicts
   eval_every: 100               # steps between scores; a multiple of report_every
 
-searcher: {name: tpe, startup_trials: 10, seed: 0}
+# How it searches. boundary: short trials find the edge of stability and the best learning rate
+# below it, and few settings are trained to their end. tpe: Optuna trains every setting to its end,
+# unless it becomes unstable; it fills the whole map and costs about ten times as much.
+searcher: {name: boundary, seed: 0}
+# searcher: {name: tpe, startup_trials: 10, seed: 0}    # also: gp, random, grid
+
+# The search ends when the edge is known so well (half of its 90% interval), or when all trials are
+# spent. Without this line boundary goes on to other clips and parameters.
+stop_when: edge within 0.5 octave
+
+# Then the recommended setting is trained on 5 seeds, and on 5 at twice its learning rate (one
+# octave). If it does not hold, the next one is tried.
+confirm: {seeds: 5, stress_octaves: 1}
+# horizon_steps: 100000    # length of the real training, if the answer is to speak of it
+
 scheduler: {gate: true, inner: none}    # inner: asha also stops stable trials that are behind
 resources: {cpus: 1, gpus: 0}           # per trial; fractions share a device
 """

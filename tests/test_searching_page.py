@@ -22,7 +22,7 @@ SECTIONS = {
     "confirm": ConfirmSpec,
 }
 OWN = ("stop_when", "confirm", "horizon_steps", "margin_octaves", "seeds", "trials")
-"""Fields of a study that the page is about; the others are in README.md and `stabsearch schema`."""
+"""Fields of a study that the page is about."""
 
 
 def table(header: str) -> list[list[str]]:

@@ -73,6 +73,50 @@ BAD_FIELDS = [
         {"scheduler": {"inner": "bayes"}},
         "scheduler.inner: bayes — must be one of none, asha, median. Use one of these.",
     ),
+    (
+        {"scheduler": {"gauge_octaves": 0}},
+        "scheduler.gauge_octaves: 0 — must be greater than 0. Correct the value.",
+    ),
+    (
+        {"searcher": {"probe_fraction": 0.6}},
+        "searcher.probe_fraction: 0.6 — must be at most 0.5. Use a value such as 0.1, the "
+        "default.",
+    ),
+    (
+        {"searcher": {"probe_fraction": 0.01}},
+        "searcher.probe_fraction: 0.01 — must be at least 0.05. Use a value such as 0.1, the "
+        "default.",
+    ),
+    (
+        {"searcher": {"name": "bondary"}},
+        "searcher.name: bondary — must be one of tpe, gp, random, grid, boundary. Did you mean "
+        "boundary?",
+    ),
+    *(
+        (
+            {"stop_when": words},
+            f"stop_when: {words} — is not a precision. Write: edge within 0.25 octave.",
+        )
+        for words in ("soon", "edge within octaves", "edge within -1 octave", "edge within 1 step")
+    ),
+    (
+        {"stop_when": "edge within 0 octaves"},
+        "stop_when.edge_within_octaves: 0 — must be greater than 0. Correct the value.",
+    ),
+    (
+        {"stop_when": {}},
+        "stop_when.edge_within_octaves: is required. Add edge_within_octaves: ...",
+    ),
+    (
+        {"confirm": {"stress_octaves": -1}},
+        "confirm.stress_octaves: -1 — must be at least 0. Correct the value.",
+    ),
+    ({"confirm": {"seed": 3}}, "confirm.seed: unknown field. Did you mean seeds?"),
+    ({"horizon_steps": 0}, "horizon_steps: 0 — must be at least 1. Correct the value."),
+    (
+        {"margin_octaves": 0},
+        "margin_octaves: 0 — must be greater than 0. Use a value such as 1, the default.",
+    ),
     ({"seeds": 0}, "seeds: 0 — must be at least 1. Use a value such as 1, the default."),
     ({"trials": 0}, "trials: 0 — must be at least 1. Use a value such as 32, the default."),
     (
@@ -239,6 +283,23 @@ BAD_TOGETHER = [
         "Use prediction_type: v_prediction, loss_weighting: none, or a schedule whose terminal "
         "SNR is not 0.",
     ),
+    *(
+        (
+            {"searcher": {"name": "boundary"}, "space": space},
+            "searcher.name: boundary — looks along a range of learning rates, and the space holds "
+            "none. Add space.learning_rate: {log_uniform: [1e-5, 1e-1]}, or use another "
+            "searcher, such as tpe.",
+        )
+        for space in (
+            {"max_grad_norm": {"log_uniform": [0.1, 10]}},
+            {"learning_rate": {"choice": [1e-3, 1e-2]}},
+        )
+    ),
+    (
+        {"stop_when": "edge within 0.5 octave", "space": {"batch_size": {"int": [16, 64]}}},
+        "stop_when: looks along a range of learning rates, and the space holds none. Add "
+        "space.learning_rate: {log_uniform: [1e-5, 1e-1]}, or remove it.",
+    ),
     (
         {"trainer": {"device": "cuda"}},
         "trainer.device: cuda — a trial on cuda needs a share of a GPU, but resources.gpus is 0. "
@@ -250,6 +311,25 @@ BAD_TOGETHER = [
 @pytest.mark.parametrize(("fields", "message"), BAD_TOGETHER, ids=lambda value: str(value)[:50])
 def test_fields_that_do_not_fit_together_are_refused(fields, message):
     assert [message] == complaints(**fields)
+
+
+def test_a_confirmation_needs_a_seed():
+    (message,) = complaints(confirm={"seeds": 0})
+
+    assert message.startswith("confirm.seeds: 0 — must be at least 1. ")
+
+
+@pytest.mark.parametrize(
+    ("words", "octaves"),
+    [
+        ("edge within 0.25 octave", 0.25),
+        ("edge within 1 octave", 1.0),
+        (" edge  within 0.5\n octaves ", 0.5),
+        ({"edge_within_octaves": 2}, 2.0),
+    ],
+)
+def test_a_precision_is_said_in_words_or_as_a_number(words, octaves):
+    assert study(stop_when=words).stop_when.edge_within_octaves == octaves
 
 
 def test_cosine_schedule_ignores_betas():

@@ -10,6 +10,7 @@ import yaml
 
 from stabsearch.errors import SpecError
 from stabsearch.spec import StudySpec
+from stabsearch.spec.search import ConfirmSpec, StopSpec
 from stabsearch.spec_file import dump_study, json_schema, load_study, parse_study, starter_file
 
 ROOT = Path(__file__).parents[1]
@@ -349,11 +350,29 @@ def test_a_path_that_no_file_can_have_is_said():
 
 def test_what_the_starter_file_comments_out_is_valid_too(write):
     text = starter_file()
-    for line in ("# lr_schedule:", "# model.width:"):
+    for line in ("# lr_schedule:", "# model.width:", "# horizon_steps:"):
         assert line in text
         text = text.replace(line, line[2:])
+    spec = load_study(write(text))
 
-    assert len(load_study(write(text)).searched()) == 4
+    assert len(spec.searched()) == 4
+    assert spec.horizon_steps == 100_000
+
+
+def test_the_starter_file_searches_for_the_edge_and_confirms(write):
+    spec = load_study(write(starter_file()))
+
+    assert spec.searcher.name == "boundary"
+    assert spec.stop_when == StopSpec(edge_within_octaves=0.5)
+    assert spec.confirm == ConfirmSpec(seeds=5, stress_octaves=1)
+
+
+def test_the_starter_file_s_other_searcher_takes_the_place_of_the_first(write):
+    text = starter_file()
+    assert text.count("\nsearcher:") == text.count("\n# searcher:") == 1
+    text = text.replace("\nsearcher:", "\n# was:").replace("\n# searcher:", "\nsearcher:")
+
+    assert load_study(write(text)).searcher.name == "tpe"
 
 
 class TestSchema:
