@@ -88,9 +88,8 @@ BAD_FIELDS = [
         "default.",
     ),
     (
-        {"searcher": {"name": "bondary"}},
-        "searcher.name: bondary — must be one of tpe, gp, random, grid, boundary. Did you mean "
-        "boundary?",
+        {"searcher": {"name": "grids"}},
+        "searcher.name: grids — must be one of tpe, gp, random, grid, boundary. Did you mean grid?",
     ),
     *(
         (
