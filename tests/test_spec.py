@@ -89,7 +89,8 @@ BAD_FIELDS = [
     ),
     (
         {"searcher": {"name": "grids"}},
-        "searcher.name: grids — must be one of tpe, gp, random, grid, boundary. Did you mean grid?",
+        "searcher.name: grids — must be one of tpe, gp, random, grid, boundary. Did you mean "
+        "grid?",
     ),
     *(
         (
