@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from stabsearch.cli import result_commands
 from stabsearch.errors import ResultsError
+from stabsearch.recommend.confirm import planned_trials
 from tests import synthetic_study as synthetic
 
 runner = CliRunner()
@@ -46,6 +47,42 @@ def test_recommend_exits_with_3_when_nothing_was_stable(app, tmp_path, options):
 
     assert result.exit_code == 3
     assert result.output
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(("asked", "code"), [(3.0, 0), (0.01, 4)])
+def test_recommend_exits_with_4_when_the_edge_is_less_precise_than_asked(
+    app, tmp_path, options, asked, code
+):
+    path = synthetic.write(
+        tmp_path / "demo", synthetic.draw(32), stop_when={"edge_within_octaves": asked}
+    )
+
+    result = runner.invoke(app, ["recommend", str(path), *options])
+
+    assert result.exit_code == code
+    if options:
+        assert json.loads(result.output)["is_precise"] is (code == 0)
+    else:
+        assert ("NOT as precisely as was asked" in result.output) is (code == 4)
+
+
+@pytest.mark.parametrize(("breaks", "code"), [(False, 0), (True, 4)])
+def test_recommend_exits_with_4_when_the_setting_did_not_hold(app, tmp_path, breaks, code):
+    study = {"space": synthetic.SPACE, "confirm": {"seeds": 2, "stress_octaves": 1}}
+    records = synthetic.boundary(clips=(1.0,), num_full=1)
+    make = synthetic.diverged if breaks else synthetic.record
+    records += [
+        make(plan.setting, plan.seed, params=plan.params, purpose=plan.purpose)
+        for plan in planned_trials(records, study)
+    ]
+    path = synthetic.write(tmp_path / "demo", records, confirm=study["confirm"])
+
+    result = runner.invoke(app, ["recommend", str(path)])
+
+    assert result.exit_code == code
+    assert ("\nNOT CONFIRMED" in result.output) is breaks
+    assert ("\nCONFIRMED" in result.output) is not breaks
 
 
 @pytest.mark.parametrize("command", [["recommend"], ["plot"]])

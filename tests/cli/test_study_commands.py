@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import yaml
 
 from stabsearch.cli.main import main
 from stabsearch.errors import ClusterError, EnvironmentProblem, ResultsError
-from stabsearch.records import Recommendation
+from stabsearch.records import Confirmation, Recommendation
 from stabsearch.results.store import StudyStore
 from stabsearch.spec_file import load_study
 
@@ -401,6 +402,17 @@ class TestRun:
         params={"learning_rate": 0.01}, trial_id="0000-0", num_stable_seeds=1, num_seeds=1, score=1
     )
     NOTHING = Recommendation(params=None, trial_id=None)
+    HELD = Confirmation(
+        num_seeds=2,
+        num_stable=2,
+        stress_octaves=1.0,
+        stress_learning_rate=0.02,
+        num_stress_seeds=2,
+        num_stress_stable=2,
+        num_asked=2,
+        p_fail_bound=0.1,
+        moved_from=(),
+    )
 
     @pytest.fixture
     def run(self, monkeypatch, here):
@@ -478,6 +490,42 @@ class TestRun:
 
         assert code == 3
         assert "no setting was stable" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("is_precise", [None, True])
+    def test_an_answer_as_precise_as_asked_is_exit_code_0(self, run, is_precise):
+        code, _ = run(replace(self.FOUND, is_precise=is_precise))
+
+        assert code == 0
+
+    @pytest.mark.parametrize("options", [[], ["--json"], ["--no-plot"]])
+    def test_an_answer_less_precise_than_asked_is_exit_code_4(self, run, options):
+        code, _ = run(replace(self.FOUND, is_precise=False), *options)
+
+        assert code == 4
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({}, 0),
+            ({"num_stable": 1}, 4),
+            ({"num_stress_stable": 1}, 4),
+        ],
+        ids=["held", "a seed failed", "a stress trial failed"],
+    )
+    def test_a_setting_that_did_not_hold_is_exit_code_4(self, run, changes, expected):
+        code, _ = run(replace(self.FOUND, confirmation=replace(self.HELD, **changes)))
+
+        assert code == expected
+
+    def test_nothing_stable_is_exit_code_3_however_precise(self, run):
+        code, _ = run(replace(self.NOTHING, is_precise=False))
+
+        assert code == 3
+
+    def test_an_interrupted_study_is_exit_code_130_whatever_its_answer(self, run):
+        code, _ = run(replace(self.FOUND, is_precise=False), interrupted=True)
+
+        assert code == 130
 
     def test_interrupted_study_says_how_to_go_on(self, run, capsys):
         code, calls = run(self.FOUND, "--trials", "4", interrupted=True)
