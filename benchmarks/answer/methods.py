@@ -25,6 +25,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
         "searcher": {"name": "boundary"},
         "stop_when": "edge within 0.5 octave",
     },
+    "boundary, an octave, confirmed": {
+        "searcher": {"name": "boundary"},
+        "stop_when": "edge within 1 octave",
+        "confirm": {"seeds": 2, "stress_octaves": 1},
+    },
     "boundary, an octave": {
         "searcher": {"name": "boundary"},
         "stop_when": "edge within 1 octave",

@@ -32,7 +32,7 @@ from stabsearch.recommend.candidates import TIE_RATIO
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
-from stabsearch.search.lines import NEAR, PINNED, LineEdge, Seen, View, gauge_zero, is_near
+from stabsearch.search.lines import NEAR, LineEdge, Seen, View, gauge_zero, is_near
 from stabsearch.search.strategy import Pause, Proposal, at_share, probe_end, warmup_steps
 from stabsearch.spec import Choice, Domain, StudySpec
 
@@ -60,6 +60,11 @@ STEP_DOWN = 1.0
 
 DIGITS = 4
 """Of a proposed rate: finer than any edge."""
+CLOSE = 1.25
+"""Octaves between a stable rate that the gauge calls too low and an unstable one: no need to read
+it in between."""
+BESIDE = 0.5
+"""Octaves from the supposed zero of the gauge to further readings of it."""
 APART = 0.5
 """Octaves that two trials of one question are kept apart while neither has ended."""
 SETTLED = 0.5
@@ -201,20 +206,17 @@ class Boundary:
         if not seen.stable:
             return self._downwards(seen)
         zero = gauge_zero(seen.gauge)
-        if zero is None:
-            return None
-        if zero.is_pinned:
+        if zero is None or zero.is_pinned:
             return None
         ceiling = min(seen.unstable, default=math.inf)
         if zero.rate >= ceiling - APART:
             # The best rate lies at the edge or beyond it: what counts is the edge.
-            if ceiling - seen.top <= PINNED:
+            if ceiling - seen.top <= CLOSE:
                 return None
-            zero_rate = (ceiling + seen.top) / 2
-        else:
-            zero_rate = zero.rate
-        rate = min(max(zero_rate, self._low), self._high)
-        return rate if self._is_new(rate, seen) else None
+            return (ceiling + seen.top) / 2
+        wishes = (zero.rate, zero.rate + BESIDE, zero.rate - BESIDE)
+        rates = (min(max(wish, self._low), self._high) for wish in wishes)
+        return next((r for r in rates if all(abs(r - t) > APART / 2 for t in seen.tried)), None)
 
     def _downwards(self, seen: Seen) -> float | None:
         """Nothing was stable yet: half-way down from the lowest rate that failed. Where none

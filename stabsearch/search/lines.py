@@ -27,8 +27,10 @@ from stabsearch.search.strategy import Proposal
 
 SAME_CLIP = 1.01
 """Clips this many octaves apart are on one line: the edge hardly knows the difference."""
-PINNED = 1.25
-"""Octaves between two gauge readings of different sign that are close enough to interpolate."""
+NEAR_ZERO, ENOUGH, ENOUGH_SPREAD = 1.5, 3, 0.4
+"""Octaves; so many readings within that of zero, so far apart in rate, pin it."""
+SLOPES = (0.6, 1.8)
+"""Octaves that the gauge may read for one."""
 AT_ZERO = 0.3
 """A gauge reading this small is the zero itself."""
 LONGEST_STRIDE = 3.0
@@ -199,28 +201,40 @@ class Zero:
     rate: float
     """log2."""
     is_pinned: bool
-    """It lies between two readings that are near enough."""
+    """Enough readings around it agree."""
 
 
 def gauge_zero(readings: Sequence[tuple[float, float]]) -> Zero | None:
     """Where the gauge is zero, from (rate in log2, octaves above the best), ascending in rate.
 
-    On a straight line between the readings around it; outside of them by the nearest reading, one
-    stride at most. None without a reading.
+    By a straight line through the readings near zero, where there are enough: one reading is a
+    third of an octave off by chance. Before that on the line between the two readings around
+    zero, or one stride from the nearest reading. None without a reading.
     """
     if not readings:
         return None
-    nearest = min(readings, key=lambda reading: abs(reading[1]))
+    near = [reading for reading in readings if abs(reading[1]) <= NEAR_ZERO]
+    rates = [rate for rate, _ in near]
+    if len(near) >= ENOUGH and max(rates) - min(rates) >= ENOUGH_SPREAD:
+        return Zero(_zero_of_line(near), is_pinned=True)
     for (low, below), (high, above) in reversed(list(itertools.pairwise(readings))):
         if below < 0 <= above:
-            rate = low + (high - low) * -below / (above - below)
-            return Zero(rate, high - low <= PINNED or abs(nearest[1]) <= AT_ZERO)
+            return Zero(low + (high - low) * -below / (above - below), is_pinned=False)
+    nearest = min(readings, key=lambda reading: abs(reading[1]))
     (lowest, at_lowest), (highest, at_highest) = readings[0], readings[-1]
     if abs(nearest[1]) <= AT_ZERO:
-        return Zero(nearest[0] - nearest[1], is_pinned=True)
+        return Zero(nearest[0] - nearest[1], is_pinned=False)
     if at_lowest > 0:
         return Zero(lowest - min(max(at_lowest, 1.0), LONGEST_STRIDE), is_pinned=False)
     return Zero(highest + min(max(-at_highest, 1.0), LONGEST_STRIDE), is_pinned=False)
+
+
+def _zero_of_line(readings: Sequence[tuple[float, float]]) -> float:
+    """Least squares; the slope is held to what an octave may read as."""
+    rates, octaves = np.array(readings).T
+    spread = rates - rates.mean()
+    slope = float(np.clip((spread @ octaves) / (spread @ spread), *SLOPES))
+    return float(rates.mean() - octaves.mean() / slope)
 
 
 def rate_of(params: Params) -> float:
