@@ -13,7 +13,8 @@ but the learning rate held:
    gauge's zero, and so far below the edge that one margin above it few runs fail.
 
 The main line clips at about twice the typical gradient norm: a guard that leaves most steps alone.
-With ``stop_when`` that is all. Without it, other clips and other searched parameters follow, each
+With ``stop_when`` that is all; a setting that does not hold in its confirmation sends the search
+down to a lower one. Without it, other clips and other searched parameters follow, each
 from the edge that is known already, and then proposals alternate between the surface's robust
 optimum (Bogunovic et al. 2018) and the edge, by STRADDLE (Bryan et al. 2005): the point where
 the probability of failure is most uncertain around one half.
@@ -254,7 +255,7 @@ class Boundary:
         edge decides it and is not yet known."""
         if not seen.stable or seen.num_full >= MAX_FULL_TRIALS:
             return None
-        limit = min(edge.safe(self._spec.margin_octaves), self._high)
+        limit = min(edge.safe(self._spec.margin_octaves), self._high, seen.held_below)
         zero = gauge_zero(seen.gauge)
         wishes = [limit + octaves for octaves in WITHOUT_GAUGE]
         if zero is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape, landscapes_of
 from stabsearch.recommend.space import (
@@ -53,6 +54,8 @@ class Seen:
     """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
     """Trials of the whole budget, however they ended."""
+    held_below: float
+    """Rates above this are one confirmation's failure too high; inf without one."""
     short_under_way: tuple[float, ...]
     full_under_way: tuple[float, ...]
 
@@ -144,6 +147,7 @@ class View:
             gauge=tuple(sorted(readings.items())),
             full=tuple(sorted(scores.items())),
             num_full=len({r.setting for r in full}),
+            held_below=self._held_below(others),
             short_under_way=tuple(
                 rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.PROBE
             ),
@@ -151,6 +155,16 @@ class View:
                 rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.SEARCH
             ),
         )
+
+    def _held_below(self, others: Params) -> float:
+        """Below the settings of this line that did not hold in their confirmation: as far as the
+        stress test was above them, and an octave if there was none."""
+        asked = self._study.get("confirm")
+        if not asked or all(record.purpose.is_search for record in self._records):
+            return math.inf
+        broken = choice_of(self._records, self._study, with_surface=False).broken
+        rates = [rate_of(each.params) for each in broken if is_on_line(each.params, others)]
+        return min(rates, default=math.inf) - (asked["stress_octaves"] or 1.0)
 
     def is_new(self, params: Params, space: SearchSpace) -> bool:
         """Whether nothing like it was tried or is under way."""

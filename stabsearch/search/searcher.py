@@ -29,7 +29,7 @@ from stabsearch.search.guard import guarded
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.search.samplers import GivenSampler, make_sampler
 from stabsearch.search.strategies import make_strategy
-from stabsearch.search.strategy import Pause, Proposal, of_search, probe_end
+from stabsearch.search.strategy import Pause, Proposal, probe_end
 from stabsearch.spec import StudySpec
 
 CONSTRAINT = "instability"
@@ -188,7 +188,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         if self._num_proposed >= self._spec.trials:
             return Pause.DONE
         under_way = [Proposal(params=s.params, purpose=s.purpose) for s in self._settings.values()]
-        ended = [r for r in of_search(self.ledger.finished()) if r.setting not in self._settings]
+        ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
         return self._strategy.next(ended, under_way, self._num_proposed)
 
     def _propose(self, proposal: Proposal) -> None:

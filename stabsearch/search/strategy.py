@@ -44,8 +44,8 @@ class Strategy(Protocol):
     def next(
         self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
     ) -> Proposal | Pause:
-        """``records`` of ended trials of the search, ``under_way`` settings that were proposed
-        and have not ended, ``number`` settings proposed so far."""
+        """``records`` of ended trials, those that confirm included, ``under_way`` settings that
+        were proposed and have not ended, ``number`` settings proposed so far."""
         ...
 
 
@@ -171,6 +171,6 @@ def is_complete(spec: StudySpec, strategy: Strategy, records: Sequence[TrialReco
     there = {(record.setting, record.seed) for record in found}
     return (
         all((setting, seed) in there for setting in settings for seed in range(spec.seeds))
-        and is_over(spec, strategy, found, len(settings))
+        and is_over(spec, strategy, records, len(settings))
         and not planned_trials(records, spec.model_dump(mode="json"))
     )

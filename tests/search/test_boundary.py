@@ -13,7 +13,7 @@ from stabsearch.search.boundary import Boundary
 from stabsearch.search.lines import Zero, gauge_zero
 from stabsearch.search.strategy import Pause, Proposal
 from stabsearch.spec import StudySpec
-from tests.search.worlds import World, search
+from tests.search.worlds import World, search, search_and_confirm
 
 RATE = {"log_uniform": [1e-4, 0.3]}
 CLIP = {"log_uniform": [0.01, 100]}
@@ -83,7 +83,10 @@ def test_gauge_zero(readings, zero):
         assert found is None
     else:
         assert found is not None
-        assert (found.rate, found.is_pinned) == (pytest.approx(zero.rate, abs=0.06), zero.is_pinned)
+        assert (found.rate, found.is_pinned) == (
+            pytest.approx(zero.rate, abs=0.06),
+            zero.is_pinned,
+        )
 
 
 # --- whole searches -----------------------------------------------------------------------------
@@ -239,3 +242,44 @@ def test_a_strategy_waits_only_for_what_is_under_way():
 
     assert step is Pause.WAIT
     assert len(under_way) == 4
+
+
+# --- confirmation -------------------------------------------------------------------------------
+
+CONFIRM = {"confirm": {"seeds": 2, "stress_octaves": 1}, "trials": 60}
+
+
+def test_a_setting_that_holds_ends_the_study():
+    spec = study(**CONFIRM)
+    records = search_and_confirm(spec, World())
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.confirmation is not None
+    assert answer.confirmation.has_held
+    assert answer.confirmation.moved_from == ()
+    assert sum(r.purpose is Purpose.SEARCH for r in records) == 1
+    assert sum(r.purpose is Purpose.STRESS for r in records) == 2
+
+
+def test_a_setting_that_fails_late_under_stress_sends_the_search_down():
+    """Short trials see no failure between the late edge and their own."""
+    spec = study(**CONFIRM)
+    records = search_and_confirm(spec, World(late_edge=math.log2(0.006)))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.params is not None
+    assert answer.params["learning_rate"] <= 0.003
+    assert answer.confirmation is not None
+    assert answer.confirmation.has_held
+    assert len(answer.confirmation.moved_from) == 1
+    full = [rate(r) for r in records if r.purpose is Purpose.SEARCH]
+    assert full[1] <= full[0] - 1.0 + 1e-3
+
+
+def test_where_nothing_holds_the_study_ends_and_says_so():
+    spec = study(**CONFIRM)
+    records = search_and_confirm(spec, World(late_edge=LOW - 1))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.confirmation is None or not answer.confirmation.has_held
+    assert sum(r.purpose is Purpose.SEARCH for r in records) <= 4

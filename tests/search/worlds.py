@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stabsearch.recommend.confirm import planned_trials
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, TrialRecord
 from stabsearch.search.boundary import Boundary
 from stabsearch.search.strategy import Pause, Proposal, probe_end
@@ -23,10 +24,14 @@ class World:
     best: float = math.log2(0.004)
     has_gauge: bool = True
     learns_from: float = -math.inf
+    late_edge: float = math.inf
+    """Beyond it a trial that trains longer than a short one fails late."""
     edge_moves_with_clip: float = 0.0
     """Octaves of edge per octave of clip, from clip 1."""
 
-    def record(self, spec: StudySpec, proposal: Proposal, number: int) -> TrialRecord:
+    def record(
+        self, spec: StudySpec, proposal: Proposal, number: int, seed: int = 0
+    ) -> TrialRecord:
         params = proposal.params
         assert params is not None
         rate = math.log2(params["learning_rate"])
@@ -46,11 +51,14 @@ class World:
         changes["score"] = 5.0 * 1.08 ** (rate - self.best) ** 2
         if rate > edge:
             changes |= DIVERGED | {"steps": budget * 3 // 40, "lr_gauge_octaves": None}
+        elif rate > self.late_edge and proposal.purpose is not Purpose.PROBE:
+            changes |= DIVERGED | {"steps": budget * 3 // 4}
         elif rate < self.learns_from:
             changes |= NOT_LEARNING
         return synthetic_study.record(
-            trial_id=f"{number:04d}-0",
+            trial_id=f"{number:04d}-{seed}",
             setting=number,
+            seed=seed,
             params=params,
             purpose=proposal.purpose,
             max_train_steps=budget,
@@ -101,3 +109,23 @@ def search(
             return ended
         now, of, proposal = heapq.heappop(under_way)
         ended.append(world.record(spec, proposal, of))
+
+
+def search_and_confirm(spec: StudySpec, world: World) -> list[TrialRecord]:
+    """A whole study on one worker, as the searcher goes through it."""
+    strategy, ended, proposed = Boundary(spec), [], 0
+    resolved = spec.model_dump(mode="json")
+    while True:
+        step = Pause.DONE if proposed >= spec.trials else strategy.next(ended, (), proposed)
+        if isinstance(step, Proposal):
+            number = max((r.setting for r in ended), default=-1) + 1
+            ended.append(world.record(spec, step, number))
+            proposed += 1
+            continue
+        planned = planned_trials(ended, resolved)
+        if not planned:
+            return ended
+        ended += [
+            world.record(spec, Proposal(params=p.params, purpose=p.purpose), p.setting, p.seed)
+            for p in planned
+        ]
