@@ -61,6 +61,11 @@ def _as_typed(path: Path) -> str:
     return shlex.quote(shown if os.sep in shown else os.path.join(os.curdir, shown))
 
 
+def text_width() -> int | None:
+    """Columns of the terminal; None where the output is no terminal, and lines stay whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def exit_code_of(answer: Recommendation) -> ExitCode:
     """What a shell is told of a study's answer."""
     confirmation = answer.confirmation

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stabsearch.cli.conventions import examples, exit_code_of
+from stabsearch.cli.conventions import examples, exit_code_of, text_width
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def recommend(
     if as_json:
         typer.echo(json.dumps(to_json(answer), indent=2))
     else:
-        typer.echo(describe(answer, results.trials))
+        typer.echo(describe(answer, results.trials, text_width()))
     if code := exit_code_of(answer):
         raise typer.Exit(code)
 

@@ -19,6 +19,7 @@ from stabsearch.cli.conventions import (
     exit_code_of,
     other_command,
     short,
+    text_width,
 )
 from stabsearch.cli.progress import progress_for
 from stabsearch.errors import EnvironmentProblem, ExitCode, ResultsError, SpecError
@@ -242,7 +243,7 @@ def _say_answer(result: StudyResult, *, as_json: bool) -> None:
         typer.echo(json.dumps(fields, indent=2))
     elif result.recommendation.params is not None or not result.interrupted:
         typer.echo("\nSo far:" if result.interrupted else "")
-        typer.echo(describe(result.recommendation, result.results.trials))
+        typer.echo(describe(result.recommendation, result.results.trials, text_width()))
 
 
 def _say_next(folder: Path, figures: list[Path]) -> None:
