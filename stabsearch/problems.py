@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -132,9 +132,9 @@ def leaf_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
 
 
 def section_of(info: FieldInfo) -> type[BaseModel] | None:
-    """The model of a field that is a section."""
-    kind = info.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    """The model of a field that is a section; of one that may be left out, too."""
+    kinds = get_args(info.annotation) or (info.annotation,)
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
 def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:

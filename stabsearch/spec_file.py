@@ -383,7 +383,8 @@ trainer:
 
 # How it searches. boundary: short trials find the edge of stability and the best learning rate
 # below it, and few settings are trained to their end. tpe: Optuna trains every setting to its end,
-# unless it becomes unstable; it fills the whole map, at about ten times the steps.
+# unless it becomes unstable; it fills the whole map, at about ten times the
+# steps of the search itself.
 searcher: {name: boundary, seed: 0}
 # searcher: {name: tpe, startup_trials: 10, seed: 0}    # also: gp, random, grid
 

@@ -68,10 +68,8 @@ def text_width() -> int | None:
 
 def exit_code_of(answer: Recommendation) -> ExitCode:
     """What a shell is told of a study's answer."""
-    confirmation = answer.confirmation
-    has_failed = (
-        confirmation is not None and confirmation.is_complete and not confirmation.has_held
-    )
+    tested = answer.confirmation
+    is_unconfirmed = tested is not None and not tested.has_held
     if answer.params is None:
         return ExitCode.NO_STABLE_SETTING
-    return ExitCode.NOT_PRECISE if answer.is_precise is False or has_failed else ExitCode.DONE
+    return ExitCode.NOT_PRECISE if answer.is_precise is False or is_unconfirmed else ExitCode.DONE

@@ -158,8 +158,9 @@ class Tally:
         return max(0.0, num_left * mean - spent) / num_parallel
 
     def best(self) -> TrialRecord | None:
-        """The stable trial with the lowest score so far."""
-        scored = [r for r in self.finished.values() if r.is_stable and r.score is not None]
+        """The stable trial of the search with the lowest score so far."""
+        found = (r for r in self.finished.values() if r.is_stable and r.purpose.is_search)
+        scored = [r for r in found if r.score is not None]
         return min(scored, key=lambda r: (r.score or 0.0, r.trial_id), default=None)
 
     def counts(self) -> dict[Ending, int]:

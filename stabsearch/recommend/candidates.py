@@ -63,7 +63,9 @@ class Candidate:
 
     @property
     def best_trial(self) -> TrialRecord:
-        return min(self.trials, key=lambda trial: trial.score or math.inf)
+        """Of the search's own trials: those that confirmed it would give it more chances."""
+        own = [trial for trial in self.trials if trial.purpose.is_search]
+        return min(own or self.trials, key=lambda trial: trial.score or math.inf)
 
     @property
     def is_safe(self) -> bool:

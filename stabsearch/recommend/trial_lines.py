@@ -70,7 +70,8 @@ def _failures(answer: Recommendation, trials: pd.DataFrame) -> Iterator[str]:
     ]
     groups = [(words, group) for words, group in bad.assign(why=why).groupby("why")]
     for words, group in sorted(groups, key=lambda item: (-len(item[1]), item[0])):
-        yield f"{words}: {count(len(group), 'trial')}{_rates(group)}{_timesteps(group)}"
+        found = f"{count(len(group), 'trial')}{_rates(group)}{_steps(group)}{_timesteps(group)}"
+        yield f"{words}: {found}"
     for stopped_by, words in STOPPED_WORDS.items():
         number_of = int((trials["stopped_by"] == stopped_by).sum())
         if number_of:
@@ -86,6 +87,15 @@ def _rates(group: pd.DataFrame) -> str:
     rates = group[column].astype(float)
     low, high = number(float(rates.min())), number(float(rates.max()))
     return f", {LEARNING_RATE} {low}" + (f" .. {high}" if high != low else "")
+
+
+def _steps(group: pd.DataFrame) -> str:
+    """When the symptom showed; the range over the group."""
+    known = group["verdict_step"].dropna()
+    if known.empty:
+        return ""
+    low, high = int(known.min()), int(known.max())
+    return f", at step {low}" if low == high else f", at steps {low} to {high}"
 
 
 def _timesteps(group: pd.DataFrame) -> str:

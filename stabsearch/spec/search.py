@@ -56,7 +56,7 @@ class SchedulerSpec(Part):
     )
 
 
-_PRECISION = re.compile(r"edge within (\d+(?:\.\d+)?) octaves?")
+_PRECISION = re.compile(r"edge within (\d*\.?\d+) octaves?", re.IGNORECASE)
 
 
 class StopSpec(Part):
