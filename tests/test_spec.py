@@ -105,11 +105,12 @@ BAD_FIELDS = [
     ),
     (
         {"stop_when": {}},
-        "stop_when.edge_within_octaves: is required. Add edge_within_octaves: ...",
+        "stop_when.edge_within_octaves: is required. Add edge_within_octaves: ... (Half of the 90% "
+        "interval of the edge, at the recommended setting.)",
     ),
     (
         {"confirm": {"stress_octaves": -1}},
-        "confirm.stress_octaves: -1 — must be at least 0. Correct the value.",
+        "confirm.stress_octaves: -1 — must be at least 0. Use a value such as 1, the default.",
     ),
     ({"confirm": {"seed": 3}}, "confirm.seed: unknown field. Did you mean seeds?"),
     ({"horizon_steps": 0}, "horizon_steps: 0 — must be at least 1. Correct the value."),
