@@ -48,6 +48,8 @@ def replay_all(grids: Sequence[Grid]) -> dict[str, Cases]:
 
 def judged(grid: Grid) -> Cases:
     trials = load(grid)
+    if not trials:
+        return {OURS: []}
     return {
         name: cases_of(grid.name, trials, replay(trials, settings))
         for name, settings in JUDGES.items()
@@ -71,6 +73,8 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
         "unseen. In `adamw_constant` and `v_layernorm` a clip of 1 and none often make the same "
         "trial; the hold-out grids have no such twins."
     )
+    if missing := [f"`{grid.name}`" for grid in GRIDS if grid.name not in by_grid]:
+        yield f"Without {', '.join(missing)}: no seed of it was trained to its end this time."
     yield labels_table(by_grid)
     yield "**The rules.** " + (
         "Called: pruned, or penalised for a divergence. Knowable: called by 10% of the budget, of "

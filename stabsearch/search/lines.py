@@ -5,6 +5,7 @@ Rates are log2 of the learning rate throughout. Plain records in; no Ray, no Opt
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -159,12 +160,17 @@ class View:
     def _held_below(self, others: Params) -> float:
         """Below the settings of this line that did not hold in their confirmation: as far as the
         stress test was above them, and an octave if there was none."""
-        asked = self._study.get("confirm")
-        if not asked or all(record.purpose.is_search for record in self._records):
-            return math.inf
-        broken = choice_of(self._records, self._study, with_surface=False).broken
-        rates = [rate_of(each.params) for each in broken if is_on_line(each.params, others)]
-        return min(rates, default=math.inf) - (asked["stress_octaves"] or 1.0)
+        asked = self._study.get("confirm") or {}
+        rates = [rate_of(params) for params in self._broken if is_on_line(params, others)]
+        return min(rates, default=math.inf) - (asked.get("stress_octaves") or 1.0)
+
+    @functools.cached_property
+    def _broken(self) -> list[Params]:
+        """The settings that did not hold; found once, because it takes a fit."""
+        if all(record.purpose.is_search for record in self._records):
+            return []
+        choice = choice_of(self._records, self._study, with_surface=False)
+        return [each.params for each in choice.broken]
 
     def is_new(self, params: Params, space: SearchSpace) -> bool:
         """Whether nothing like it was tried or is under way."""

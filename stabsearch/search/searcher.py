@@ -85,6 +85,8 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         self._num_proposed = 0
         """Settings of the search so far."""
         self._next_number = 0
+        self._waits_in: tuple[int, int, int] | None = None
+        """The state in which the strategy said to wait: Ray asks again many times a second."""
         self._our_id: dict[str, str] = {}
         """Ray's trial id -> ours, of trials in flight."""
 
@@ -187,9 +189,14 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
     def _decide(self) -> Proposal | Pause:
         if self._num_proposed >= self._spec.trials:
             return Pause.DONE
+        state = (len(self.ledger.finished()), self._num_proposed, len(self._settings))
+        if state == self._waits_in:
+            return Pause.WAIT
         under_way = [Proposal(params=s.params, purpose=s.purpose) for s in self._settings.values()]
         ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
-        return self._strategy.next(ended, under_way, self._num_proposed)
+        proposal = self._strategy.next(ended, under_way, self._num_proposed)
+        self._waits_in = state if proposal is Pause.WAIT else None
+        return proposal
 
     def _propose(self, proposal: Proposal) -> None:
         number = self._next_number

@@ -7,8 +7,11 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from stabsearch.records import Outcome, Severity, StoppedBy
+from stabsearch.results.store import StudyStore
+from stabsearch.search.ledger import Ledger
+from stabsearch.search.observer import StudyObserver
 from stabsearch.search.samplers import distributions_for, make_sampler
-from stabsearch.search.searcher import instability, tell
+from stabsearch.search.searcher import SettingSearcher, instability, tell
 from stabsearch.spec import SearcherSpec, StudySpec
 from tests import synthetic_study
 
@@ -166,3 +169,33 @@ def test_every_kind_of_domain_reaches_optuna():
     }
     assert distributions["learning_rate"].log
     assert distributions["max_grad_norm"].choices == (None, 1.0)
+
+
+def test_a_strategy_that_waits_is_not_asked_again_before_something_has_changed(
+    tmp_path, monkeypatch
+):
+    """Ray asks many times a second, and an answer may take a fit."""
+    spec = StudySpec.model_validate(
+        {
+            "name": "waits",
+            "space": {"learning_rate": {"log_uniform": [1e-4, 1e-1]}},
+            "searcher": {"name": "boundary"},
+            "stop_when": "edge within 1 octave",
+            "storage": str(tmp_path),
+        }
+    )
+    store = StudyStore(spec.path)
+    store.create(spec.model_dump(mode="json"), spec.fingerprint())
+    ledger = Ledger(store, StudyObserver())
+    searcher = SettingSearcher(
+        spec, ledger, distributions_for(spec), tmp_path / "optuna.journal", dict, 99
+    )
+    monkeypatch.setattr(searcher, "_make_config", lambda live: {"trial_id": live.trial_id})
+    asked = 0
+    while searcher.suggest(f"ray-{asked}") is not None:
+        asked += 1
+    monkeypatch.setattr(searcher, "_strategy", None)  # it would raise
+
+    assert asked == 4
+    assert searcher.suggest("ray-again") is None
+    assert ledger.fatal is None
