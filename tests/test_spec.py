@@ -105,8 +105,8 @@ BAD_FIELDS = [
     ),
     (
         {"stop_when": {}},
-        "stop_when.edge_within_octaves: is required. Add edge_within_octaves: ... (Half of the 90% "
-        "interval of the edge, at the recommended setting.)",
+        "stop_when.edge_within_octaves: is required. Add edge_within_octaves: ... (Half of the "
+        "90% interval of the edge, at the recommended setting.)",
     ),
     (
         {"confirm": {"stress_octaves": -1}},

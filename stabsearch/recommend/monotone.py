@@ -55,7 +55,7 @@ def _isotonic_loss(outcome: Floats) -> float:
 def _logistic(octaves: Floats, outcomes: Floats) -> tuple[Floats, Floats]:
     """Intercepts and slopes ``[studies]`` of the largest posterior density, by Newton's method.
 
-    Half a step at a time: of outcomes that are out of order whole steps go to and fro.
+    Half a step at a time: of outcomes that are out of order, whole steps oscillate.
     """
     middle = (octaves[0] + octaves[-1]) / 2
     intercepts = np.full(len(outcomes), middle)

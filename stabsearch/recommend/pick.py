@@ -77,13 +77,15 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     )
 
 
-def edge_precision(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> float | None:
+def edge_precision(
+    records: Sequence[TrialRecord], study: Mapping[str, Any], *, with_surface: bool = False
+) -> float | None:
     """Half of the 90% interval of the edge, in octaves, at the setting that would be recommended.
 
-    Where no setting could be, in the middle of the searched space. None without an edge. Fits no
-    surface of scores, so that it may be asked after every trial.
+    Where no setting could be, in the middle of the searched space. None without an edge. Without
+    a surface of scores it may be asked after every trial, and is that of another setting at times.
     """
-    choice = choice_of(records, study, with_surface=False)
+    choice = choice_of(records, study, with_surface=with_surface)
     if choice.pick is not None:
         landscape, params = choice.pick.landscape, choice.pick.params
     elif choice.landscapes:

@@ -47,6 +47,8 @@ GUARD_NORMS = 2.0
 
 FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
 """Where, of the way through the range of rates, trials start before anything is known."""
+LATER_SHARES = (0.125, 0.0)
+"""Where else, if none of those learned."""
 CONSTANT_OFFSET, DECAYED_OFFSET = 0.0, -0.5
 """Octaves from the gauge's zero to the rate whose worst score within an octave is lowest; of a
 decaying rate the zero is too high for that. Chosen on the tuning grids of benchmarks/truth, at the
@@ -168,6 +170,8 @@ class Boundary:
             self._towards_zero(seen),
             self._towards_edge(seen, edge, self._precision),
         )
+        if math.isfinite(seen.held_below):
+            wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
             if rate is not None and self._is_free(rate, seen.short_under_way):
                 return self._short(others, rate)
@@ -194,13 +198,13 @@ class Boundary:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
         known = LineEdge(view, others, self._low, self._high).middle
         if known is not None:
-            rates = [known - 1.0, known + 1.0]
+            rates = [min(max(known + side, self._low), self._high) for side in (-1.0, 1.0)]
         else:
-            rates = [self._low + share * (self._high - self._low) for share in FIRST_SHARES]
+            rates = list(self._spread())
         for rate in rates:
-            if self._is_free(rate, seen.short_under_way):
+            if self._is_free(rate, seen.short_under_way) and self._is_new(rate, seen):
                 return self._short(others, rate)
-        return Pause.WAIT
+        return Pause.WAIT if seen.is_under_way else Pause.DONE
 
     def _towards_zero(self, seen: Seen) -> float | None:
         """Where to read the gauge next; None when its zero is pinned, or there is no gauge."""
@@ -223,11 +227,14 @@ class Boundary:
         """Nothing was stable yet: half-way down from the lowest rate that failed. Where none
         failed and none learned they were too low, or killed at once: elsewhere in the range."""
         if not seen.unstable:
-            spread = (self._low + share * (self._high - self._low) for share in FIRST_SHARES)
+            spread = (*self._spread(), *self._spread(LATER_SHARES))
             return next((rate for rate in spread if self._is_new(rate, seen)), None)
-        bottom = max(seen.timid, default=self._low)
         ceiling = min(seen.unstable)
-        return (bottom + ceiling) / 2 if ceiling - bottom >= APART else None
+        # One that never learned above a rate that failed was killed by its own.
+        bottom = max((rate for rate in seen.timid if rate < ceiling), default=self._low)
+        if ceiling - bottom >= APART:
+            return self._nearest_new((bottom + ceiling) / 2, seen)
+        return bottom if self._is_new(bottom, seen) else None
 
     def _towards_edge(self, seen: Seen, edge: LineEdge, precision: float) -> float | None:
         """The rate of the next trial that is about the edge; None when the edge is known well
@@ -237,7 +244,8 @@ class Boundary:
         if not seen.unstable:
             if edge.middle is not None and edge.middle < self._high:
                 rate = edge.middle if self._is_new(edge.middle, seen) else edge.middle + APART
-                return min(rate, self._high) if rate > seen.top else None
+                rate = min(rate, self._high)
+                return rate if rate > seen.top and self._is_new(rate, seen) else None
             top = max((*seen.stable, *seen.short_under_way))
             above = (top + self._high) / 2 if self._high - top > APART else self._high
             return above if self._is_new(above, seen) else None
@@ -264,7 +272,9 @@ class Boundary:
             return None
         if seen.full and zero is not None and not self._is_gauge_trusted():
             wishes = self._below_the_best(seen)
-        taken = (*(rate for rate, _ in seen.full), *seen.full_under_way)
+        if seen.num_full and not seen.full:  # none ended well: lower ones may
+            wishes += [wishes[0] - step * STEP_DOWN for step in range(1, MAX_FULL_TRIALS)]
+        taken = (*seen.full_tried, *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
 
@@ -290,8 +300,13 @@ class Boundary:
 
     def _free(self, view: View, number: int) -> Proposal | Pause:
         """By turns the robust optimum, over the whole budget, and the edge, shortly."""
-        landscape = max(view.landscapes(with_surface=True), key=lambda each: len(each.records))
         generator = np.random.default_rng([self._spec.searcher.seed, number])
+        landscapes = view.landscapes(with_surface=True)
+        if not landscapes:  # nothing has ended yet
+            return (
+                Pause.WAIT if view.is_any_under_way else Proposal(params=self._random(generator))
+            )
+        landscape = max(landscapes, key=lambda each: len(each.records))
         settings = [self._random(generator) for _ in range(NUM_CANDIDATES)]
         category = landscape.space.category(landscape.records[0].params)
         settings = [s for s in settings if landscape.space.category(s) == category]
@@ -307,6 +322,9 @@ class Boundary:
         return {name: _draw(domain, generator) for name, domain in self._domains.items()}
 
     # --- small things -----------------------------------------------------------------------
+
+    def _spread(self, shares: Sequence[float] = FIRST_SHARES) -> Iterator[float]:
+        return (self._low + share * (self._high - self._low) for share in shares)
 
     def _is_free(self, rate: float, under_way: Sequence[float]) -> bool:
         return all(abs(rate - other) >= APART for other in under_way)

@@ -55,6 +55,10 @@ class Seen:
     """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
     """Trials of the whole budget, however they ended."""
+    full_tried: tuple[float, ...]
+    """Their rates."""
+    failed: tuple[float, ...]
+    """Rates of trials that say nothing: the same would fail again."""
     held_below: float
     """Rates above this are one confirmation's failure too high; inf without one."""
     short_under_way: tuple[float, ...]
@@ -66,7 +70,17 @@ class Seen:
 
     @property
     def tried(self) -> tuple[float, ...]:
-        return (*self.stable, *self.unstable, *self.timid, *self.short_under_way)
+        return (
+            *self.stable,
+            *self.unstable,
+            *self.timid,
+            *self.failed,
+            *self.short_under_way,
+        )
+
+    @property
+    def is_under_way(self) -> bool:
+        return bool(self.short_under_way or self.full_under_way)
 
     @property
     def top(self) -> float:
@@ -86,10 +100,15 @@ class View:
     ) -> None:
         self._study = study
         self._records = [r for r in records if r.outcome is not Outcome.FAILED]
+        self._failed = [r for r in records if r.outcome is Outcome.FAILED]
         self._under_way = under_way
         self.space: SearchSpace = search_space(study, self._records)
         self._plain = self.landscapes(with_surface=False)
         self._unstable = frozenset(i for each in self._plain for i in each.unstable)
+
+    @property
+    def is_any_under_way(self) -> bool:
+        return bool(self._under_way)
 
     def landscapes(self, *, with_surface: bool) -> list[Landscape]:
         found = landscapes_of(self.space, self._records, self._study, with_surface=with_surface)
@@ -129,7 +148,8 @@ class View:
         unstable = [r for r in here if r.trial_id in self._unstable]
         timid = [r for r in here if never_learned(r) and r not in unstable]
         stable = [r for r in here if r not in unstable and r not in timid]
-        full = [r for r in here if r.purpose is Purpose.SEARCH]
+        failed = [r for r in self._failed if is_on_line(r.params, others)]
+        full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
         readings = {
             rate_of(r.params): r.lr_gauge_octaves
@@ -148,6 +168,8 @@ class View:
             gauge=tuple(sorted(readings.items())),
             full=tuple(sorted(scores.items())),
             num_full=len({r.setting for r in full}),
+            full_tried=tuple(rate_of(r.params) for r in full),
+            failed=tuple(rate_of(r.params) for r in failed),
             held_below=self._held_below(others),
             short_under_way=tuple(
                 rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.PROBE
@@ -174,7 +196,7 @@ class View:
 
     def is_new(self, params: Params, space: SearchSpace) -> bool:
         """Whether nothing like it was tried or is under way."""
-        tried = [r.params for r in self._records]
+        tried = [r.params for r in (*self._records, *self._failed)]
         tried += [p.params for p in self._under_way if p.params]
         same = [p for p in tried if space.category(p) == space.category(params)]
         if not same or not space.axes:

@@ -115,9 +115,12 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             for t in everything
             if t.purpose.is_search
         }
+        begun: list[TrialRecord | LiveTrial] = [*failed, *unfinished]
+        open_settings = {trial.setting for trial in begun if trial.purpose.is_search}
         for number in range(self._next_number):
             # A setting that no file knows was proposed and never begun: it is proposed again.
-            proposal = known.get(number) or self._decide()
+            later = [known[n] for n in known if n > number and n in open_settings]
+            proposal = known.get(number) or self._decide(later)
             if isinstance(proposal, Pause) or not proposal.purpose.is_search:
                 continue
             self._add_setting(number, proposal)
@@ -129,7 +132,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
                     self._queue(started.get(trial_id) or self._new_trial(number, seed))
             self._tell_if_complete(number)
         for trial in unfinished:
-            if not trial.purpose.is_search:
+            if not trial.purpose.is_search and not self.ledger.is_live(trial.trial_id):
                 self._queue(trial)
 
     @guarded(Searcher.FINISHED)
@@ -162,7 +165,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         if self.ledger.is_live(our_id):
             return  # the study is being stopped
         record = self.ledger.record(our_id)
-        if record.purpose.is_search:
+        if record.setting in self._settings and record.seed < self._spec.seeds:
             self._settings[record.setting].num_open -= 1
             self._tell_if_complete(record.setting)
 
@@ -179,6 +182,9 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
 
     def _extend(self) -> bool:
         """Queue what comes next; whether there is anything."""
+        training = [self.ledger.live(i) for i in self._our_id.values() if self.ledger.is_live(i)]
+        if any(not trial.purpose.is_search for trial in training):
+            return False  # a round of the confirmation decides first where the search goes
         proposal = self._decide()
         if isinstance(proposal, Proposal):
             self._propose(proposal)
@@ -186,13 +192,15 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             self._confirm()
         return bool(self._waiting)
 
-    def _decide(self) -> Proposal | Pause:
+    def _decide(self, also: Sequence[Proposal] = ()) -> Proposal | Pause:
+        """``also``: proposals under way that have no Optuna trial yet."""
         if self._num_proposed >= self._spec.trials:
             return Pause.DONE
         state = (len(self.ledger.finished()), self._num_proposed, len(self._settings))
         if state == self._waits_in:
             return Pause.WAIT
         under_way = [Proposal(params=s.params, purpose=s.purpose) for s in self._settings.values()]
+        under_way += also
         ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
         proposal = self._strategy.next(ended, under_way, self._num_proposed)
         self._waits_in = state if proposal is Pause.WAIT else None

@@ -73,10 +73,14 @@ class Grid:
     def next(
         self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
     ) -> Proposal | Pause:
-        del under_way
-        if number >= len(self._points) or is_known(self._spec, records):
+        del number
+        if is_known(self._spec, records):
             return Pause.DONE
-        return Proposal(params=self._points[number])
+        # By what was tried, not by number: the points of an extended study are others.
+        tried = [*(r.params for r in of_search(records)), *(p.params for p in under_way)]
+        left = (point for point in self._points if point not in tried)
+        point = next(left, None)
+        return Pause.DONE if point is None else Proposal(params=point)
 
 
 def grid_points(spec: StudySpec) -> list[Params]:
@@ -152,8 +156,12 @@ def is_known(spec: StudySpec, records: Sequence[TrialRecord]) -> bool:
     """
     if spec.stop_when is None or not any(r.is_stable for r in records):
         return False
-    found = edge_precision(records, spec.model_dump(mode="json"))
-    return found is not None and found <= spec.stop_when.edge_within_octaves
+    study, within = spec.model_dump(mode="json"), spec.stop_when.edge_within_octaves
+    for with_surface in (False, True):  # the cheap one first
+        found = edge_precision(records, study, with_surface=with_surface)
+        if found is None or found > within:
+            return False
+    return True
 
 
 def is_over(
@@ -168,7 +176,8 @@ def is_complete(spec: StudySpec, strategy: Strategy, records: Sequence[TrialReco
     answer is confirmed as far as the study asks. ``records`` of ended trials that did not fail."""
     found = of_search(records)
     settings = {record.setting for record in found}
-    there = {(record.setting, record.seed) for record in found}
+    # A confirmation trained seeds of a setting that a study extended by seeds asks for, too.
+    there = {(r.setting, r.seed) for r in records if r.purpose is not Purpose.STRESS}
     return (
         all((setting, seed) in there for setting in settings for seed in range(spec.seeds))
         and is_over(spec, strategy, records, len(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -162,7 +163,7 @@ def test_without_stop_when_other_clips_and_the_inside_are_explored():
 
 @pytest.mark.parametrize(
     ("world", "most"),
-    [(World(edge=5.0), 9), (World(edge=-20.0), 9), (World(learns_from=5.0, edge=5.0), 4)],
+    [(World(edge=5.0), 9), (World(edge=-20.0), 9), (World(learns_from=5.0, edge=5.0), 6)],
     ids=["nothing fails", "everything fails", "nothing learns"],
 )
 def test_a_search_without_an_edge_in_its_range_ends_soon(world, most):
@@ -216,20 +217,46 @@ def test_the_same_trials_give_the_same_proposal():
         assert Boundary(spec).next(ended[::-1], (), count) == again[0]
 
 
-def test_a_failed_trial_says_nothing():
+@pytest.mark.parametrize("workers", [5, 8])
+def test_many_workers_wait_where_nothing_has_ended(workers):
+    """There is nothing yet to fit a free proposal to."""
+    records = search(study(stop_when=None, trials=16), World(), workers=workers)
+
+    assert len(records) == 16
+
+
+def test_a_setting_that_fails_is_not_tried_again():
+    """The machine or the code failed it, and would again."""
     spec = study()
-    records = search(spec, World())
-    lost = [
-        *records[:2],
-        World().record(spec, Proposal(params=records[0].params, purpose=Purpose.PROBE), 99),
-    ]
-    import dataclasses
+    strategy, records = Boundary(spec), []
+    for number in range(12):
+        step = strategy.next(records, (), number)
+        if not isinstance(step, Proposal):
+            break
+        record = World().record(spec, step, number)
+        if number % 2 == 0:
+            record = dataclasses.replace(record, outcome=Outcome.FAILED, steps=0, score=None)
+        records.append(record)
 
-    lost[-1] = dataclasses.replace(
-        lost[-1], outcome=Outcome.FAILED, stopped_by=StoppedBy.NOBODY, steps=0
-    )
+    rates = [(r.params["learning_rate"], r.purpose) for r in records]
+    assert len(set(rates)) == len(rates)
 
-    assert Boundary(spec).next(lost, (), 3) == Boundary(spec).next(records[:2], (), 3)
+
+def test_a_full_trial_without_a_score_is_not_repeated():
+    """It was stopped by rank, or was poor: the same setting and seed would be so again."""
+    spec = study()
+    strategy, records = Boundary(spec), []
+    while isinstance(step := strategy.next(records, (), len(records)), Proposal):
+        record = World().record(spec, step, len(records))
+        if step.purpose is Purpose.SEARCH:
+            record = dataclasses.replace(
+                record, outcome=Outcome.STOPPED, stopped_by=StoppedBy.RANK, steps=1000
+            )
+        records.append(record)
+
+    full = [rate(r) for r in records if r.purpose is Purpose.SEARCH]
+    assert 1 < len(full) <= 4
+    assert all(below - above <= -1.0 + 1e-3 for above, below in itertools.pairwise(full))
 
 
 def test_a_strategy_waits_only_for_what_is_under_way():

@@ -67,13 +67,28 @@ def test_a_grid_spreads_evenly_in_the_domain_s_own_measure():
 def test_a_grid_strategy_goes_through_all_points_once_and_ends():
     spec = study({"learning_rate": RATE}, trials=5, searcher={"name": "grid", "seed": 3})
     strategy = make_strategy(spec)
-    proposals = [strategy.next((), (), number) for number in range(6)]
+    proposals: list[Proposal] = []
+    while isinstance(step := strategy.next((), proposals, len(proposals)), Proposal):
+        proposals.append(step)
 
-    assert proposals[5] is Pause.DONE
+    assert step is Pause.DONE
+    assert len(proposals) == 5
     tried = [p.params["learning_rate"] for p in proposals[:5]]
     assert sorted(tried) == sorted(p["learning_rate"] for p in grid_points(spec))
     assert tried != sorted(tried)
-    assert proposals[:5] == [make_strategy(spec).next((), (), number) for number in range(5)]
+    again = [make_strategy(spec).next((), proposals[:number], number) for number in range(5)]
+    assert again == proposals
+
+
+def test_a_grid_of_an_extended_study_repeats_no_point():
+    spec = study({"learning_rate": RATE}, trials=8, searcher={"name": "grid"})
+    tried = [Proposal(params=point) for point in grid_points(spec)]
+    longer = make_strategy(spec.model_copy(update={"trials": 15}))
+    while isinstance(step := longer.next((), tried, len(tried)), Proposal):
+        tried.append(step)
+
+    rates = [proposal.params["learning_rate"] for proposal in tried]
+    assert len(set(rates)) == len(rates) >= 15
 
 
 @pytest.mark.parametrize(
