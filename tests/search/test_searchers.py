@@ -1,4 +1,4 @@
-"""Every searcher proposes settings of its space on a real Ray, and Optuna knows them."""
+"""Searchers propose settings of their space on a real Ray, and Optuna knows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from stabsearch.search.strategies import STRATEGIES
 from stabsearch.search.study import run_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -18,7 +17,8 @@ SPACE = {
 }
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+# tpe and random run in tests/search/test_study.py, boundary in test_confirmation.py.
+@pytest.mark.parametrize("name", ["gp", "grid"])
 def test_a_searcher_s_settings_lie_in_the_space_and_differ(tiny_study, name):
     searcher = {"name": name, "startup_trials": 2, "probe_fraction": 0.34}
     result = run_study(tiny_study(space=SPACE, searcher=searcher, trials=5))
@@ -33,14 +33,3 @@ def test_a_searcher_s_settings_lie_in_the_space_and_differ(tiny_study, name):
     told = optuna.load_study(study_name=None, storage=storage).trials
     assert [t.params["learning_rate"] for t in told] == trials.params_learning_rate.tolist()
     assert all(t.state.is_finished() for t in told)
-
-
-def test_a_grid_is_resumed_where_it_stopped(tiny_study):
-    """Its points are a matter of the study, and not of the process that proposes them."""
-    space = {"learning_rate": SPACE["learning_rate"]}
-    grid = {"name": "grid"}
-    half = run_study(tiny_study(space=space, searcher=grid, trials=4)).results.trials
-    again = run_study(tiny_study(space=space, searcher=grid, trials=4)).results.trials
-
-    assert again.params_learning_rate.tolist() == half.params_learning_rate.tolist()
-    assert half.params_learning_rate.nunique() == 4
