@@ -152,6 +152,11 @@ class Ending(StrEnum):
     GOES_ON = "goes_on"
     """Was pruned, and would have gone on; what then is not known."""
 
+    @property
+    def is_sound(self) -> bool:
+        """Within the edge for as long as the trial was to train, and nothing else was said."""
+        return self in (Ending.STABLE, Ending.WITHIN)
+
 
 class Action(StrEnum):
     CONTINUE = "continue"

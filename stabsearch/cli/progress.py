@@ -188,10 +188,6 @@ LABELS = {
 }
 """How a trial can end -> its colour."""
 
-SOUND = (Ending.STABLE, Ending.WITHIN)
-"""Endings without a reason that a reader should see."""
-
-
 # ------------------------------------------------------------------------------------------------
 # A log file
 
@@ -274,7 +270,7 @@ class LiveProgress(StudyProgress):
         with self._lock:
             self.tally.begin(overview)
             ended = sorted(overview.finished, key=lambda record: record.ended_at or 0.0)
-            self._reasons.extend(r for r in ended if r.ending not in SOUND)
+            self._reasons.extend(r for r in ended if not r.ending.is_sound)
         for sentence in overview.sampler:  # above the display, where it stays
             self.console.print(sentence, markup=False, highlight=False, emoji=False)
 
@@ -290,7 +286,7 @@ class LiveProgress(StudyProgress):
     def on_trial_end(self, trial: TrialRecord) -> None:
         with self._lock:
             self.tally.end(trial)
-            if trial.ending not in SOUND:
+            if not trial.ending.is_sound:
                 self._reasons.append(trial)
 
     def on_study_end(self, recommendation: Recommendation, *, interrupted: bool) -> None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -153,6 +152,8 @@ def _coefficient_curve(
     clips = np.array(sorted({clip for clip, _ in known}))
     means = np.array([np.mean([c for at, c in known if at == clip]) for clip in clips])
     counts = np.array([sum(at == clip for at, _ in known) for clip in clips], dtype=np.float64)
+    from sklearn.isotonic import isotonic_regression  # see monotone
+
     coefs = isotonic_regression(means, sample_weight=counts, y_max=0.0)
     return CoefficientCurve(clips=clips, coefs=np.asarray(coefs, dtype=np.float64))
 

@@ -7,18 +7,19 @@ above one that itself fails so often, or has no rate, it is the first such rate 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessClassifier
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from stabsearch.recommend.coordinates import Coordinates
+from stabsearch.recommend.processes import fitted
 from stabsearch.recommend.space import Floats, learning_rate_of
 from stabsearch.records import Edge, EdgeModel, Params, TrialRecord
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessClassifier
 
 STEPS_PER_OCTAVE = 16
 
@@ -96,18 +97,17 @@ def fit_process(
         ]
     )
     columns = np.array([coordinates.columns(record.params) for record in records])
+    from sklearn.gaussian_process import GaussianProcessClassifier
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
     # Octaves of rate, octaves of clip, parts of a range: start, shortest, longest.
     lengths = [(1.5, 0.5, 6.0), (4.0, 1.5, 32.0)] + [(1.0, 0.3, 10.0)] * len(coordinates.others)
     kernel = ConstantKernel(9.0, (1.0, 100.0)) * RBF(
         [start for start, _, _ in lengths], [(low, high) for _, low, high in lengths]
     )
     process = GaussianProcessClassifier(kernel, random_state=0)
-    with warnings.catch_warnings():
-        # A length at its bound is an answer: the bounds are what we believe before the data.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        process.fit(np.column_stack([octaves, columns]), unstable.astype(int))
     return EdgeProcess(
-        process=process,
+        process=fitted(process, np.column_stack([octaves, columns]), unstable.astype(int)),
         coordinates=coordinates,
         lowest=float(octaves.min()),
         highest=float(octaves.max()),

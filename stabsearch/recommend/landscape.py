@@ -18,7 +18,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
-from stabsearch.records import Ending, Params, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
 
 MAX_FAILURE_PROBABILITY = 0.10
 """Inside the stable region, and at the study's margin above the recommended learning rate."""
@@ -32,10 +32,6 @@ PLATEAU_SCORE_RATIO = 1.10
 REGION_STEPS_PER_OCTAVE = 16
 
 Interval = tuple[float, float]
-
-
-SOUND = (Ending.STABLE, Ending.WITHIN)
-"""Trials that were within the edge for as long as they were to train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +101,7 @@ class Landscape:
         may not learn, and where nothing failed nobody knows what lies above the highest.
         """
         axis = self.space.axis(LEARNING_RATE)
-        rates = [learning_rate_of(r.params) for r in self.records if r.ending in SOUND]
+        rates = [learning_rate_of(r.params) for r in self.records if r.ending.is_sound]
         if axis is None or not rates:
             return None
         return _around(

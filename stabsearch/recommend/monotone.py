@@ -8,7 +8,6 @@ another point of the edge's posterior, and both are fitted to them.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from stabsearch.recommend.prior import INTERCEPT_SPREAD, LOG_SLOPE, LOG_SLOPE_SPREAD
 from stabsearch.recommend.space import Floats
@@ -48,6 +47,9 @@ def lack_of_fit(octaves: Floats, outcomes: Floats) -> Floats:
 
 
 def _isotonic_loss(outcome: Floats) -> float:
+    # Imported when it is needed: the search of a new study should not wait a second for it.
+    from sklearn.isotonic import isotonic_regression
+
     p = isotonic_regression(outcome, y_min=1e-9, y_max=1 - 1e-9)
     return float(-np.log(np.where(outcome > 0, p, 1 - p)).sum())
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
+from stabsearch.recommend.processes import fitted
 from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats, SearchSpace
 from stabsearch.records import Outcome, StoppedBy, Symptom, TrialRecord
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 MIN_TRIALS = 4
 """Fewer settings with a score say nothing about a surface; that one is dead is no score."""
@@ -44,7 +46,7 @@ class Surface:
             self._process = _fit(axes, points, targets)
         else:
             kernel = like._process.kernel_
-            self._process = _fitted(_with_lengths(kernel), points, targets)
+            self._process = fitted(_with_lengths(kernel), points, targets)
 
     def predict(self, points: Floats) -> Floats:
         """Predicted scores ``[n]``."""
@@ -117,6 +119,9 @@ def constant_score_of(records: Sequence[TrialRecord]) -> float | None:
 
 
 def _fit(axes: tuple[Axis, ...], points: Floats, targets: Floats) -> GaussianProcessRegressor:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
     lengths, bounds = [], []
     for axis in axes:
         start, shortest, longest = _lengths(axis)
@@ -131,21 +136,14 @@ def _fit(axes: tuple[Axis, ...], points: Floats, targets: Floats) -> GaussianPro
     if len(points) > MAX_TRIALS_FOR_LENGTHS:
         order = np.random.default_rng(0).permutation(len(points))
         chosen = order[:MAX_TRIALS_FOR_LENGTHS]
-        process = _with_lengths(_fitted(process, points[chosen], targets[chosen]).kernel_)
-    return _fitted(process, points, targets)
+        process = _with_lengths(fitted(process, points[chosen], targets[chosen]).kernel_)
+    return fitted(process, points, targets)
 
 
 def _with_lengths(kernel: Kernel) -> GaussianProcessRegressor:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
     return GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
-
-
-def _fitted(
-    process: GaussianProcessRegressor, points: Floats, targets: Floats
-) -> GaussianProcessRegressor:
-    with warnings.catch_warnings():
-        # A length at its bound is an answer: the bounds are what we believe before the data.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return process.fit(points, targets)
 
 
 def _lengths(axis: Axis) -> tuple[float, float, float]:

@@ -16,18 +16,17 @@ The main line clips at about twice the typical gradient norm: a guard that leave
 With ``stop_when`` that is all; a setting that does not hold in its confirmation sends the search
 down to a lower one. Without it, other clips and other searched parameters follow, each
 from the edge that is known already, and then proposals alternate between the surface's robust
-optimum (Bogunovic et al. 2018) and the edge, by STRADDLE (Bryan et al. 2005): the point where
-the probability of failure is most uncertain around one half.
+optimum (Bogunovic et al. 2018) and the edge: the point whose probability of failure is nearest to
+one half, as STRADDLE (Bryan et al. 2005) has it without its term for the model's own doubt.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from stabsearch.recommend.candidates import TIE_RATIO
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
@@ -165,7 +164,7 @@ class Boundary:
         seen = view.seen(others)
         if seen.is_blank:
             return self._first(view, others, seen)
-        edge = LineEdge(view, others, self._low, self._high)
+        edge = LineEdge(view, others, seen, self._low, self._high)
         wanted = (
             self._towards_zero(seen),
             self._towards_edge(seen, edge, self._precision),
@@ -184,7 +183,7 @@ class Boundary:
     def _on_side_line(self, view: View, others: Params) -> Proposal | None:
         """Short trials around the edge that other lines suggest; None when there is no need."""
         seen = view.seen(others)
-        edge = LineEdge(view, others, self._low, self._high)
+        edge = LineEdge(view, others, seen, self._low, self._high)
         if edge.middle is None:
             return None
         rate = self._towards_edge(seen, edge, SIDE_PRECISION)
@@ -196,7 +195,7 @@ class Boundary:
 
     def _first(self, view: View, others: Params, seen: Seen) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
-        known = LineEdge(view, others, self._low, self._high).middle
+        known = LineEdge(view, others, seen, self._low, self._high).middle
         if known is not None:
             rates = [min(max(known + side, self._low), self._high) for side in (-1.0, 1.0)]
         else:
@@ -300,26 +299,22 @@ class Boundary:
 
     def _free(self, view: View, number: int) -> Proposal | Pause:
         """By turns the robust optimum, over the whole budget, and the edge, shortly."""
-        generator = np.random.default_rng([self._spec.searcher.seed, number])
+        generator = random.Random(f"{self._spec.searcher.seed}-{number}")
         landscapes = view.landscapes(with_surface=True)
-        if not landscapes:  # nothing has ended yet
-            return (
-                Pause.WAIT if view.is_any_under_way else Proposal(params=self._random(generator))
-            )
+        if not landscapes and view.is_any_under_way:
+            return Pause.WAIT  # nothing has ended yet
+        if not landscapes:
+            return Proposal(params=self._spec.sample(generator))
         landscape = max(landscapes, key=lambda each: len(each.records))
-        settings = [self._random(generator) for _ in range(NUM_CANDIDATES)]
+        settings = [self._spec.sample(generator) for _ in range(NUM_CANDIDATES)]
         category = landscape.space.category(landscape.records[0].params)
         settings = [s for s in settings if landscape.space.category(s) == category]
         settings = [s for s in settings if view.is_new(s, landscape.space)]
         if not settings:
-            return Proposal(params=self._random(generator))
+            return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
             return Proposal(params=_straddle(landscape, settings), purpose=Purpose.PROBE)
         return Proposal(params=_robust(landscape, settings))
-
-    def _random(self, generator: np.random.Generator) -> Params:
-        """A setting, even over the space."""
-        return {name: _draw(domain, generator) for name, domain in self._domains.items()}
 
     # --- small things -----------------------------------------------------------------------
 
@@ -395,12 +390,6 @@ def _extremes(domain: Domain) -> list[ParamValue]:
         return [domain.choice[0], domain.choice[-1]]
     low, high = _ends(domain)
     return [at_share(domain, low, high, share) for share in (0.0, 1.0)]
-
-
-def _draw(domain: Domain, generator: np.random.Generator) -> ParamValue:
-    if isinstance(domain, Choice):
-        return domain.choice[int(generator.integers(len(domain.choice)))]
-    return at_share(domain, *_ends(domain), float(generator.uniform()))
 
 
 def _is_numeric(name: str, domain: Domain) -> bool:

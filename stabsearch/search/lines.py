@@ -208,12 +208,12 @@ class View:
 class LineEdge:
     """The edge on a line as the fitted posterior has it; nothing where there is none."""
 
-    def __init__(self, view: View, others: Params, low: float, high: float) -> None:
+    def __init__(self, view: View, others: Params, seen: Seen, low: float, high: float) -> None:
         some: Params = others | {LEARNING_RATE: 2.0 ** ((low + high) / 2)}
         self._some = some
         landscape = view.landscape(some)
         self._landscape = landscape if landscape and landscape.edge else None
-        self._seen_top = view.seen(others).top
+        self._seen_top = seen.top
         self.middle: float | None = None
         self.half_width: float | None = None
         if self._landscape and self._landscape.edge:

@@ -85,8 +85,9 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         self._num_proposed = 0
         """Settings of the search so far."""
         self._next_number = 0
-        self._waits_in: tuple[int, int, int] | None = None
-        """The state in which the strategy said to wait: Ray asks again many times a second."""
+        self._pause: tuple[tuple[int, int, int], Pause] | None = None
+        """What the strategy said last, if it had no proposal, and the state in which it said so:
+        Ray asks again many times a second."""
         self._our_id: dict[str, str] = {}
         """Ray's trial id -> ours, of trials in flight."""
 
@@ -197,13 +198,13 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         if self._num_proposed >= self._spec.trials:
             return Pause.DONE
         state = (len(self.ledger.finished()), self._num_proposed, len(self._settings))
-        if state == self._waits_in:
-            return Pause.WAIT
+        if self._pause is not None and self._pause[0] == state:
+            return self._pause[1]
         under_way = [Proposal(params=s.params, purpose=s.purpose) for s in self._settings.values()]
         under_way += also
         ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
         proposal = self._strategy.next(ended, under_way, self._num_proposed)
-        self._waits_in = state if proposal is Pause.WAIT else None
+        self._pause = (state, proposal) if isinstance(proposal, Pause) else None
         return proposal
 
     def _propose(self, proposal: Proposal) -> None:

@@ -18,6 +18,7 @@ from stabsearch.recommend.confirm import planned_trials
 from stabsearch.recommend.pick import edge_precision
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
 from stabsearch.spec import Choice, Domain, IntRange, LogUniform, StudySpec, TrainerSpec
+from stabsearch.training.lr_schedule import lr_warmup_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +136,10 @@ def probe_end(spec: StudySpec, trainer: TrainerSpec) -> int | None:
 
 
 def warmup_steps(trainer: TrainerSpec) -> int:
-    """As the trainer counts them (``training.lr_schedule``)."""
-    if trainer.lr_warmup_steps is not None:
-        return trainer.lr_warmup_steps
-    return round(trainer.lr_warmup_fraction * trainer.max_train_steps)
+    """As the trainer counts them."""
+    return lr_warmup_steps(
+        trainer.lr_warmup_steps, trainer.lr_warmup_fraction, trainer.max_train_steps
+    )
 
 
 # --- when the search is over --------------------------------------------------------------------

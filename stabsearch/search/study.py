@@ -67,7 +67,7 @@ def run_study(
         ledger = Ledger(store, observer)
         if _is_complete(ledger, spec):
             ledger.observe_start(_overview(spec, ledger, num_workers=0))
-            return _result(spec, ledger, *_answer(spec.path))
+            return _result(spec, ledger, *_answer(spec.path), interrupted=False)
     # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another
     # thread can hang for ever.
     data = prepare_study_data(spec)
@@ -77,7 +77,7 @@ def run_study(
         with ray_runtime(address) as runtime:
             ledger = _run_trials(spec, store, observer, runtime, data, sampler_checks)
             answer = beside.submit(_answer, spec.path)
-        return _result(spec, ledger, *answer.result())
+        return _result(spec, ledger, *answer.result(), interrupted=not _is_complete(ledger, spec))
 
 
 def _run_trials(
@@ -132,9 +132,13 @@ def _overview(
 
 
 def _result(
-    spec: StudySpec, ledger: Ledger, results: Results, recommendation: Recommendation
+    spec: StudySpec,
+    ledger: Ledger,
+    results: Results,
+    recommendation: Recommendation,
+    *,
+    interrupted: bool,
 ) -> StudyResult:
-    interrupted = not _is_complete(ledger, spec)
     ledger.observe_end(recommendation, interrupted=interrupted)
     return StudyResult(
         results=results,
