@@ -15,6 +15,7 @@ from stabsearch.recommend.candidates import (
     choose,
     first_choice,
 )
+from stabsearch.recommend.confirm import seeds_bound
 from stabsearch.recommend.edge import SAFE
 from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import never_learned
@@ -277,7 +278,6 @@ def _further_axes(landscape: Landscape, pick: Candidate) -> list[str]:
 
 def _on_seeds(pick: Candidate) -> list[str]:
     seeds = len(pick.trials)
-    bound = 1 - 0.05 ** (1 / seeds)
     notes = []
     if pick.num_missing:
         notes.append(
@@ -286,8 +286,8 @@ def _on_seeds(pick: Candidate) -> list[str]:
         )
     notes.append(
         f"{count(seeds, 'clean seed')} over {pick.trials[0].max_train_steps} steps: taken alone, "
-        f"that only says that fewer than {bound:.0%} of such runs fail. A longer training, or "
-        "more seeds, may show more."
+        f"that only says that fewer than {seeds_bound(seeds):.0%} of such runs fail. A longer "
+        "training, or more seeds, may show more."
     )
     return notes
 
