@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.truth.grids import STORAGE, Clip, Grid
 from benchmarks.truth.labels import Label, Truth
 from benchmarks.truth.replay import StoredTrial, load
@@ -131,6 +133,7 @@ class Oracle:
             s: statistics.fmean(e.is_unstable for e in them) for s, them in ends.items()
         }
         """Share of the seeds that are labelled unstable."""
+        self._curves = self._curves_by_clip()
         self._worst = {setting: self._worst_around(setting) for setting in ends}
 
     @property
@@ -143,8 +146,9 @@ class Oracle:
 
     @property
     def best_worst(self) -> float:
-        """The lowest possible ``worst``."""
-        return min(self._worst.values())
+        """The lowest possible ``worst``, of the settings that have their whole surroundings on the
+        grid."""
+        return min(worst for s, worst in self._worst.items() if self._is_surrounded(s))
 
     def regret(self, setting: Setting) -> float:
         """How far its mean score is above the best one, as a share of it."""
@@ -155,7 +159,11 @@ class Oracle:
         return self.eval_loss[setting] / self.best_eval_loss - 1
 
     def worst(self, setting: Setting) -> float:
-        """The worst mean score within an octave of learning rate at the same clip."""
+        """The worst mean score within an octave of learning rate at the same clip.
+
+        Where no rate is logged an octave away, the score there is interpolated: else a setting
+        beside a gap in the grid would seem to have the better surroundings.
+        """
         return self._worst[setting]
 
     def worst_regret(self, setting: Setting) -> float:
@@ -169,12 +177,30 @@ class Oracle:
             key=lambda s: abs(setting.octaves_to(s) - 1),
         )
 
+    def _curves_by_clip(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """log2 of the rates, ascending, and of their mean scores."""
+        curves = {}
+        for clip_index in {setting.clip_index for setting in self.score}:
+            points = sorted(
+                (s.learning_rate, score)
+                for s, score in self.score.items()
+                if s.clip_index == clip_index
+            )
+            rates, scores = np.log2(np.array(points)).T
+            curves[clip_index] = (rates, scores)
+        return curves
+
     def _worst_around(self, setting: Setting) -> float:
-        return max(
-            score
-            for other, score in self.score.items()
-            if other.clip_index == setting.clip_index and abs(setting.octaves_to(other)) <= OCTAVE
-        )
+        rates, scores = self._curves[setting.clip_index]
+        here = math.log2(setting.learning_rate)
+        logged = scores[np.abs(rates - here) <= OCTAVE]
+        ends = np.interp([here - 1, here + 1], rates, scores)
+        return float(2 ** max(logged.max(), ends.max()))
+
+    def _is_surrounded(self, setting: Setting) -> bool:
+        rates, _ = self._curves[setting.clip_index]
+        here = math.log2(setting.learning_rate)
+        return bool(rates[0] <= here - 2 + OCTAVE and here + 2 - OCTAVE <= rates[-1])
 
 
 def load_blackbox(grid: Grid, storage: Path = STORAGE) -> tuple[Blackbox, Oracle] | None:

@@ -13,7 +13,7 @@ from benchmarks.answer.blackbox import Setting, setting_of
 from benchmarks.answer.methods import METHODS
 from benchmarks.answer.replay import by_method, kept, known
 from benchmarks.document import table
-from benchmarks.truth.grids import GRIDS
+from benchmarks.truth.grids import grid_named
 from benchmarks.truth.replay import load, replay_trial
 
 LINEAR_TARGET, GRID_TARGET = 0.05, 0.5
@@ -95,7 +95,7 @@ def grid_rows(name: str) -> Iterator[list[str]]:
 def unstable_by_rules(name: str) -> dict[Setting, float]:
     """Of every setting, the share of its logged trials that the rules call unstable by their end:
     what a study that trained the whole grid would go by."""
-    grid = next(g for g in GRIDS if g.name == name)
+    grid = grid_named(name)
     called: dict[Setting, list[bool]] = {}
     for trial in load(grid):
         said = replay_trial(trial.facts, trial.reports, {"name": "rules"})

@@ -29,7 +29,7 @@ from pathlib import Path
 from benchmarks.answer.blackbox import Setting
 from benchmarks.answer.replay import FOLDER, PROCESSES, Outcome
 from benchmarks.truth.generate import begin, prepared
-from benchmarks.truth.grids import GRIDS, STORAGE, Grid
+from benchmarks.truth.grids import STORAGE, grid_named
 from benchmarks.truth.labels import Course, Label, course_of, label_grid
 from benchmarks.truth.replay import load
 from stabsearch.records import Report, TrialFacts
@@ -127,14 +127,14 @@ def seeds_of(grid: str, kind: Kind) -> int:
     """How many seeds a kind of training gets."""
     if kind is not Kind.LONGER:
         return SEEDS
-    records = StudyStore(_grid(grid).study(STORAGE).path).finished_records()
+    records = StudyStore(grid_named(grid).study(STORAGE).path).finished_records()
     seconds = LONGER * statistics.median(record.train_seconds for record in records)
     return min(SEEDS, max(FEWEST_LONGER, int(LONGER_SECONDS * PROCESSES / seconds)))
 
 
 def trainer_of(job: Job) -> TrainerSpec:
     """The grid's trainer at the setting, or at what the kind of training makes of it."""
-    grid = _grid(job.grid)
+    grid = grid_named(job.grid)
     factor = 2.0 if job.kind is Kind.DOUBLED else 1.0
     clip = list(grid.learning_rates)[job.setting.clip_index]
     fields = json.loads(
@@ -162,7 +162,7 @@ def train_and_keep(job: Job, folder: Path) -> None:
 
 def judge(job: Job, learning_rate: float, facts: TrialFacts, reports: Sequence[Report]) -> Fresh:
     """Its label among the trials of the grid's first seed."""
-    grid = _grid(job.grid)
+    grid = grid_named(job.grid)
     peers = grid_courses(job.grid)
     clip = list(grid.learning_rates)[job.setting.clip_index]
     course = course_of(FRESH_ID, peers[0].seed, learning_rate, clip, facts, reports)
@@ -184,7 +184,7 @@ def judge(job: Job, learning_rate: float, facts: TrialFacts, reports: Sequence[R
 @functools.lru_cache(maxsize=2)
 def grid_courses(grid: str) -> list[Course]:
     """The trials of a grid's first seed."""
-    return [trial.course for trial in load(replace(_grid(grid), seeds=1))]
+    return [trial.course for trial in load(replace(grid_named(grid), seeds=1))]
 
 
 def keep(job: Job, fresh: Fresh, folder: Path) -> None:
@@ -201,7 +201,7 @@ def read(job: Job, folder: Path = FOLDER) -> Fresh | None:
     if not path.exists():
         return None
     fresh = Fresh(**json.loads(path.read_text()))
-    return fresh if fresh.fingerprint == _grid(job.grid).fingerprint() else None
+    return fresh if fresh.fingerprint == grid_named(job.grid).fingerprint() else None
 
 
 def trainings(grid: str, setting: Setting, kind: Kind, folder: Path = FOLDER) -> list[Fresh]:
@@ -214,7 +214,3 @@ def failure_rate(them: Iterable[Fresh]) -> float | None:
     """Share that failed; None of none."""
     failed = [fresh.failed for fresh in them]
     return statistics.fmean(failed) if failed else None
-
-
-def _grid(name: str) -> Grid:
-    return next(grid for grid in GRIDS if grid.name == name)

@@ -13,7 +13,7 @@ from benchmarks.answer.blackbox import Blackbox, Oracle, Setting, load_blackbox
 from benchmarks.answer.methods import METHODS, TRIALS
 from benchmarks.answer.ours import Stabsearch
 from benchmarks.answer.virtual import run_search
-from benchmarks.truth.grids import GRIDS
+from benchmarks.truth.grids import grid_named
 
 FOLDER = Path(__file__).parent.parent.parent / "results" / "answer"
 PROCESSES = 2
@@ -36,6 +36,8 @@ class Outcome:
     trials: int
     seeds: tuple[int, ...]
     """Of the grid, that its trials had."""
+    fingerprint: str
+    """Of the grid."""
     edge: float | None = None
     """lr50 at the answered setting, of methods that say where the edge is."""
 
@@ -79,6 +81,7 @@ def search(task: Task) -> Outcome:
         wall=result.wall_steps / blackbox.max_train_steps,
         trials=result.trials,
         seeds=tuple(blackbox.seeds),
+        fingerprint=blackbox.grid.fingerprint(),
         edge=said.edge.learning_rate if said is not None and said.edge is not None else None,
     )
 
@@ -86,7 +89,7 @@ def search(task: Task) -> Outcome:
 @functools.lru_cache(maxsize=2)
 def known(grid: str) -> tuple[Blackbox, Oracle] | None:
     """A grid by name, loaded once per process."""
-    return load_blackbox(next(g for g in GRIDS if g.name == grid))
+    return load_blackbox(grid_named(grid))
 
 
 def keep(found: dict[str, list[Outcome]], folder: Path = FOLDER) -> None:
@@ -101,9 +104,11 @@ def keep(found: dict[str, list[Outcome]], folder: Path = FOLDER) -> None:
 
 
 def kept(grid: str, folder: Path = FOLDER) -> list[Outcome]:
-    """What was kept of a grid; nothing, if nothing was."""
+    """What was kept of a grid as it is now; nothing, if nothing was."""
     path = _path(grid, folder)
-    return [_outcome(line) for line in json.loads(path.read_text())] if path.exists() else []
+    lines = json.loads(path.read_text()) if path.exists() else []
+    fingerprint = grid_named(grid).fingerprint()
+    return [_outcome(line) for line in lines if line["fingerprint"] == fingerprint]
 
 
 def by_method(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

@@ -128,10 +128,13 @@ HALF = (0.5,) * 8
 ADAMW_CONSTANT = octaves(6e-5, 1.5, 1.5, *HALF, 1, 1, 1, 1, 1, 2)
 ADAMW_COSINE = octaves(1e-4, 1.5, 1.5, 1, *HALF, 0.5, 0.5, 1, 1, 1, 2)
 V_LAYERNORM = octaves(5e-5, 2, *[1] * 12, 3)
-SGD = octaves(0.004, 2, 1.5, *HALF, 0.5, 1, 1, 1, 1)
+SGD = octaves(0.004, 2, *[0.5] * 3, *HALF, 0.5, 1, 1, 1, 1)
+PATCHES_ADAMW = octaves(2e-4, 1, 1, 1, *HALF, 0.5, 0.5, 1, 1, 1, 1)
+PATCHES_SGD = octaves(0.02, 1, 1, *HALF, 0.5, 0.5, 1, 1, 1)
 UNET = octaves(5e-4, 1, 1, *HALF, 1, 1, 1, 1, 1, 1)
 DIT = octaves(1.5e-4, 1.5, 1.5, *HALF, 0.5, 0.5, 1, 1, 1, 2)
 
+PATCHES = {"name": "benchmarks.truth.patches:load"}
 MLP = {"max_train_steps": 2000, "report_every": 25, "eval_every": 100, "lr_warmup_fraction": 0.05}
 SHORT = {
     "max_train_steps": 400,
@@ -228,5 +231,34 @@ GRIDS: tuple[Grid, ...] = (
         learning_rates=staggered(DIT, {None: 1, 1.0: 1, 0.1: 1}),
         seeds=3,
     ),
+    # Written after all rules and the search, when their thresholds had been set.
+    Grid(
+        name="patches_adamw",
+        split=Split.HOLD_OUT,
+        task="epsilon, AdamW, linear decay, MLP of width 64, patches of photographs",
+        trainer=trainer(**MLP, data=PATCHES, lr_schedule="linear"),
+        learning_rates=staggered(PATCHES_ADAMW, {None: 1, 1.0: 1, 0.3: 1, 0.1: 1}),
+        seeds=3,
+    ),
+    Grid(
+        name="patches_sgd",
+        split=Split.HOLD_OUT,
+        task="v-prediction, squaredcos_cap_v2, SGD with momentum 0.9, cosine decay, MLP of width "
+        "64, patches of photographs",
+        trainer=trainer(
+            **MLP,
+            data=PATCHES,
+            optimizer="sgd",
+            prediction_type="v_prediction",
+            noise_schedule={"beta_schedule": "squaredcos_cap_v2"},
+            lr_schedule="cosine",
+        ),
+        learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 3, 0.03: 10}),
+        seeds=3,
+    ),
 )
 MOST_SEEDS = max(grid.seeds for grid in GRIDS)
+
+
+def grid_named(name: str) -> Grid:
+    return next(grid for grid in GRIDS if grid.name == name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -70,25 +71,51 @@ def test_the_oracle_against_a_slow_one(seed):
     def mean(setting):
         return sum(end.score for end in ends[setting]) / len(ends[setting])
 
+    def between(below, above, rate):
+        share = math.log(rate / below.learning_rate) / math.log(
+            above.learning_rate / below.learning_rate
+        )
+        return mean(below) ** (1 - share) * mean(above) ** share
+
     def worst(setting):
-        around = []
-        for other in ends:
+        around, line = [], [s for s in ends if s.clip_index == setting.clip_index]
+        for other in line:
             ratio = other.learning_rate / setting.learning_rate
-            if other.clip_index == setting.clip_index and 0.49 < ratio < 2.03:
+            if 0.49 < ratio < 2.03:
                 around.append(mean(other))
+        for rate in (setting.learning_rate / 2, setting.learning_rate * 2):
+            for below, above in itertools.pairwise(line):
+                if below.learning_rate <= rate <= above.learning_rate:
+                    around.append(between(below, above, rate))
         return max(around)
+
+    def is_surrounded(setting):
+        rates = [s.learning_rate for s in ends if s.clip_index == setting.clip_index]
+        lowest, highest = 2.03 * min(rates), 0.49 * max(rates)
+        return lowest * 0.95 <= setting.learning_rate <= highest * 1.05
 
     for setting, them in ends.items():
         assert oracle.regret(setting) == pytest.approx(mean(setting) / min(map(mean, ends)) - 1)
         assert oracle.worst(setting) == pytest.approx(worst(setting))
         assert oracle.worst_regret(setting) == pytest.approx(
-            worst(setting) / min(map(worst, ends)) - 1
+            worst(setting) / min(map(worst, filter(is_surrounded, ends))) - 1
         )
         assert oracle.failures[setting] == sum(end.is_unstable for end in them) / len(them)
         best = min(sum(end.eval_loss for end in other) for other in ends.values())
         assert oracle.loss_regret(setting) == pytest.approx(
             sum(end.eval_loss for end in them) / best - 1
         )
+
+
+def test_a_gap_in_the_grid_does_not_make_surroundings_better():
+    def end(score):
+        return [End(score=score, eval_loss=1, is_unstable=False)]
+
+    scores = {0.5: 9.0, 2.0: 4.0, 2.8: 4.1, 4.0: 4.4}  # 1.0 and 1.4 are missing
+    oracle = Oracle({Setting(0, rate): end(score) for rate, score in scores.items()})
+
+    assert oracle.worst(Setting(0, 2.0)) == pytest.approx(6.0)  # halfway, of the logarithms
+    assert oracle.best_worst == pytest.approx(6.0)
 
 
 def test_twice_the_rate_is_a_setting_of_the_same_clip_or_the_last_one():

@@ -10,6 +10,7 @@ from benchmarks.answer import fresh
 from benchmarks.answer.blackbox import Setting
 from benchmarks.answer.fresh import Job, Kind
 from benchmarks.answer.replay import Outcome
+from benchmarks.truth import grids
 from benchmarks.truth.labels import course_of
 from tests.benchmarks.answer_world import BEST, CLIPS, EDGE, GRID, RATES, course
 
@@ -18,7 +19,7 @@ GOOD, DEAD = Setting(1, BEST), Setting(1, EDGE)
 
 @pytest.fixture(autouse=True)
 def _world(monkeypatch):
-    monkeypatch.setattr(fresh, "GRIDS", (GRID,))
+    monkeypatch.setattr(grids, "GRIDS", (GRID,))
     monkeypatch.setattr(fresh, "seeds_of", lambda grid, kind: 2 if kind is Kind.LONGER else 10)
     peers = []
     for index, clip in enumerate(CLIPS):
@@ -36,7 +37,7 @@ def job(setting=GOOD, kind=Kind.SAME, seed=1000):
 def outcome(answer):
     return Outcome(
         method="any", repetition=0, answer=answer, proposed=None, full_trials=1.0, wall=1.0,
-        trials=1, seeds=(0,),
+        trials=1, seeds=(0,), fingerprint=GRID.fingerprint(),
     )  # fmt: skip
 
 

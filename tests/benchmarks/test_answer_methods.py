@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -15,10 +16,11 @@ from benchmarks.answer import ours, replay
 from benchmarks.answer.methods import METHODS
 from benchmarks.answer.peers.with_ray import RayTune
 from benchmarks.answer.virtual import run_search
+from benchmarks.truth import grids
 from stabsearch.search.scheduler import StabilityGate
 from stabsearch.search.searcher import SettingSearcher
 from stabsearch.stability.baselines.rank import Asha, rank_stops
-from tests.benchmarks.answer_world import BEST, EDGE, EVAL_EVERY, STEPS, world
+from tests.benchmarks.answer_world import BEST, EDGE, EVAL_EVERY, GRID, RATES, STEPS, world
 
 TRIALS = 12
 ASKED = {
@@ -174,11 +176,14 @@ def test_our_unstable_trials_are_stopped_and_counted_as_the_study_counts_them():
     assert not method._folder.exists()
 
 
-def test_outcomes_are_kept_and_read_again(tmp_path):
+def test_outcomes_are_kept_and_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "GRIDS", (GRID, replace(GRID, name="other")))
+
     def outcome(method, seeds=(0, 1)):
         return replay.Outcome(
             method=method, repetition=0, answer=world().snap(BEST, None), proposed=(BEST, None),
             full_trials=1.5, wall=0.5, trials=3, seeds=seeds,
+            fingerprint=GRID.fingerprint(),
         )  # fmt: skip
 
     replay.keep({"world": [outcome("a"), outcome("b")]}, tmp_path)
@@ -190,3 +195,8 @@ def test_outcomes_are_kept_and_read_again(tmp_path):
 
     assert replay.kept("world", tmp_path) == [outcome("c", seeds=(0, 1, 2))]
     assert replay.kept("other", tmp_path) == []
+
+    rates = {None: RATES[1:], 1.0: RATES}
+    monkeypatch.setattr(grids, "GRIDS", (replace(GRID, learning_rates=rates),))
+
+    assert replay.kept("world", tmp_path) == [], "searches of another grid of that name"
