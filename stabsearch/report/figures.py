@@ -20,10 +20,18 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from numpy.typing import NDArray
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.recommend.landscape import Landscape, landscapes_of
-from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM, Axis, Floats, search_space
+from stabsearch.recommend.space import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    Axis,
+    Floats,
+    gradient_ceiling,
+    search_space,
+)
 from stabsearch.recommend.words import number, octaves_words
 from stabsearch.records import (
     Params,
@@ -53,7 +61,13 @@ EDGE_INK, PICK_INK = "#b2182b", "#ffffff"
 SAFE_LINE: dict[str, Any] = {
     "color": EDGE_INK, "linewidth": 1.3, "linestyle": (0, (4, 3)), "zorder": 2
 }  # fmt: skip
+GUESSED_LINE: dict[str, Any] = {
+    "color": EDGE_INK, "linewidth": 1.2, "linestyle": (0, (1, 2.5)), "zorder": 1.9
+}  # fmt: skip
 EDGE_LABEL = "edge: half of the runs fail\n(band: 90% interval)"
+GUESSED_LABEL = "the edge by the model,\nwhere nothing was tried"
+NEAR_OCTAVES, NEAR_SHARE = 1.0, 0.1
+"""So far from a trial, in octaves or in the share of a range, the edge is a guess."""
 SAFE_LABEL = "5% of the runs fail"
 SCORE_LABEL = "score: held-out loss / best linear denoiser (lower is better)"
 
@@ -191,22 +205,36 @@ def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object,
     posterior = plane.landscape.edge
     if posterior is None or plane.y is None or plane.x.name != LEARNING_RATE:
         return []
-    values = values_at(plane.y, ys[::3])
+    ys = ys[::3]
+    values = values_at(plane.y, ys)
     edges = [posterior.edge(plane.base | {plane.y.name: float(value)}) for value in values]
-    band = axes.fill_betweenx(
-        values,
-        [edge.learning_rate_low for edge in edges],
-        [edge.learning_rate_high for edge in edges],
-        color=EDGE_INK,
-        alpha=0.16,
-        linewidth=0,
-        zorder=1,
-    )
-    (line,) = axes.plot(
-        [edge.learning_rate for edge in edges], values, color=EDGE_INK, linewidth=1.8, zorder=2
-    )
-    (safe,) = axes.plot([edge.learning_rate_safe for edge in edges], values, **SAFE_LINE)
-    return [((band, line), EDGE_LABEL), (safe, SAFE_LABEL)]
+    low, middle, high, safe_rates = np.array(
+        [(e.learning_rate_low, e.learning_rate, e.learning_rate_high, e.learning_rate_safe)
+         for e in edges]
+    ).T  # fmt: skip
+    is_tried = _is_tried(plane, plane.y, ys)
+    band_look: dict[str, Any] = {"color": EDGE_INK, "linewidth": 0, "zorder": 1}
+    band = axes.fill_betweenx(values, low, high, where=is_tried, alpha=0.16, **band_look)
+    known = np.where(is_tried, middle, math.nan)
+    (line,) = axes.plot(known, values, color=EDGE_INK, linewidth=1.8, zorder=2)
+    (safe,) = axes.plot(np.where(is_tried, safe_rates, math.nan), values, **SAFE_LINE)
+    handles: list[tuple[object, str]] = [((band, line), EDGE_LABEL), (safe, SAFE_LABEL)]
+    if not is_tried.all():
+        wide = axes.fill_betweenx(values, low, high, where=~is_tried, alpha=0.07, **band_look)
+        (guess,) = axes.plot(middle, values, **GUESSED_LINE)  # the other line covers its part
+        handles.append(((wide, guess), GUESSED_LABEL))
+    return handles
+
+
+def _is_tried(plane: _Plane, axis: Axis, positions: Floats) -> NDArray[np.bool_]:
+    """Whether a trial was made near each of ``positions`` on ``axis``."""
+    ceiling = math.inf
+    if axis.name == MAX_GRAD_NORM:
+        # Above it clips never act: one trial there speaks for all.
+        ceiling = axis.position(gradient_ceiling(plane.landscape.records) or math.inf)
+    tried = np.array([axis.position(r.params[axis.name]) for r in plane.landscape.records])
+    apart = np.abs(np.minimum(positions, ceiling)[:, None] - np.minimum(tried, ceiling))
+    return np.asarray(apart.min(axis=1) <= (NEAR_OCTAVES if axis.is_log else NEAR_SHARE))
 
 
 def _draw_trials(

@@ -144,6 +144,38 @@ def test_the_edge_is_a_smooth_line(drawn):
         assert np.abs(np.diff(steps)).max() < 0.03
 
 
+def test_where_nothing_was_tried_the_edge_is_drawn_as_a_guess(tmp_path):
+    """A search for the edge stays at one clip."""
+    at_one = [
+        replace(r, params=r.params | {"max_grad_norm": 0.5}) for r in synthetic.draw(24, seed=1)
+    ]
+    results = results_of(tmp_path, at_one)
+
+    figure = draw_map(results, recommend(results))
+
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert any("nothing was tried" in label for label in labels)
+    known = next(line for line in figure.axes[0].get_lines() if line.get_linewidth() == 1.8)
+    clips = known.get_ydata()[~np.isnan(known.get_xdata())]
+    assert 0.25 <= clips.min() < 0.3
+    assert 0.85 < clips.max() <= 1.0
+
+
+def test_clips_that_never_act_speak_for_each_other(tmp_path):
+    records = [
+        replace(r, params=r.params | {"max_grad_norm": 4 * synthetic.CEILING})
+        for r in synthetic.draw(24, seed=1)
+    ]
+    results = results_of(tmp_path, records)
+
+    figure = draw_map(results, recommend(results))
+
+    known = next(line for line in figure.axes[0].get_lines() if line.get_linewidth() == 1.8)
+    clips = known.get_ydata()[~np.isnan(known.get_xdata())]
+    assert clips.max() == pytest.approx(max(figure.axes[0].get_ylim()), rel=0.2)
+    assert synthetic.CEILING / 2 <= clips.min() < 0.6 * synthetic.CEILING
+
+
 def test_the_legend_covers_no_point(drawn):
     results, recommendation, _ = drawn
     with mpl.rc_context(STYLE):
