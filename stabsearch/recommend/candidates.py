@@ -164,9 +164,9 @@ def first_choice(candidates: Sequence[Candidate]) -> Candidate:
 def choose(candidates: Sequence[Candidate]) -> Candidate:
     """The first choice, or of the safe ones that tie with it the one with more in hand.
 
-    That is: the larger margin; between nearly equal margins, the one whose gradients are clipped
-    when they are large, because without clipping failures come late and at moderate rates too;
-    then the better score.
+    That is: of those whose own scores tie, too, the larger margin; between nearly equal margins,
+    the one whose gradients are clipped when they are large, because without clipping failures come
+    late and at moderate rates too; then the better score.
     """
     first = first_choice(candidates)
     if not first.is_safe:
@@ -177,6 +177,8 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
         for c in _most_seeds(candidates)
         if c.is_safe and c.rank[0] is is_measured and c.rank[1] <= TIE_RATIO * score
     ]
+    lowest = min(c.score for c in tied)
+    tied = [c for c in tied if c.score <= TIE_RATIO * lowest]
     largest = max(c.margin or 0.0 for c in tied)
     tied = [c for c in tied if (c.margin or 0.0) >= largest - TIE_OCTAVES]
     return min(tied, key=lambda c: (not c.is_guarded, c.score))

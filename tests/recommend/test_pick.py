@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from stabsearch.recommend.candidates import candidates_of, choose
 from stabsearch.recommend.describe import describe, to_json
+from stabsearch.recommend.landscape import landscapes_of
 from stabsearch.recommend.pick import recommend
+from stabsearch.recommend.space import search_space
 from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
@@ -339,6 +342,20 @@ def test_a_guard_does_not_make_up_for_a_worse_score(answer):
     )
 
     assert recommendation.params["max_grad_norm"] == 4.0
+
+
+@pytest.mark.parametrize(("own", "is_lower"), [(1.1, True), (1.02, False)])
+def test_where_surroundings_tie_the_margin_decides_only_if_the_scores_tie_too(own, is_lower):
+    """Within two octaves of the best rate a score as bad as any may be predicted everywhere: then
+    the lowest rate, with its large margin, has no better surroundings, and a worse score."""
+    records = ladder(lambda n: 1.0, lambda n: (own, 1.0)[n >= 2])
+    study = {"space": synthetic.SPACE}
+    (landscape,) = landscapes_of(search_space(study, records), records, study).values()
+    candidates = [replace(c, worst_score=6.0) for c in candidates_of(landscape, 1, study)]
+
+    pick = choose(candidates)
+
+    assert (pick.params["learning_rate"] >= 2e-3) == is_lower
 
 
 @pytest.mark.parametrize(
