@@ -215,6 +215,8 @@ class Boundary:
         ceiling = min(seen.unstable, default=math.inf)
         if zero.rate >= ceiling - APART:
             # The best rate lies at the edge or beyond it: what counts is the edge.
+            if not math.isfinite(seen.top):
+                return self._downwards(seen)
             if ceiling - seen.top <= CLOSE:
                 return None
             return (ceiling + seen.top) / 2
@@ -313,7 +315,7 @@ class Boundary:
         if not settings:
             return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
-            return Proposal(params=_straddle(landscape, settings), purpose=Purpose.PROBE)
+            return self._short_if_possible(_straddle(landscape, settings))
         return Proposal(params=_robust(landscape, settings))
 
     # --- small things -----------------------------------------------------------------------
@@ -336,7 +338,12 @@ class Boundary:
         )
 
     def _short(self, others: Params, rate: float) -> Proposal:
-        return Proposal(params=self._setting(others, rate), purpose=Purpose.PROBE)
+        return self._short_if_possible(self._setting(others, rate))
+
+    def _short_if_possible(self, setting: Params) -> Proposal:
+        """An ordinary trial where a short one would take the whole budget."""
+        is_short = probe_end(self._spec, self._spec.trainer_for(setting)) is not None
+        return Proposal(params=setting, purpose=Purpose.PROBE if is_short else Purpose.SEARCH)
 
     def _full(self, others: Params, rate: float) -> Proposal:
         return Proposal(params=self._setting(others, rate))

@@ -50,7 +50,8 @@ class Seen:
     timid: tuple[float, ...]
     """Rates of trials that never learned, and not for being above the edge."""
     gauge: tuple[tuple[float, float], ...]
-    """(rate, octaves above the best one) as short trials read it, ascending."""
+    """(rate, octaves above the best one) as short trials read it, ascending; as longer ones did
+    where there are no short ones."""
     full: tuple[tuple[float, float], ...]
     """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
@@ -76,6 +77,7 @@ class Seen:
             *self.timid,
             *self.failed,
             *self.short_under_way,
+            *self.full_under_way,
         )
 
     @property
@@ -151,10 +153,12 @@ class View:
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
+        purposes = {r.purpose for r in here}
+        reads = Purpose.PROBE if Purpose.PROBE in purposes else Purpose.SEARCH
         readings = {
             rate_of(r.params): r.lr_gauge_octaves
             for r in stable
-            if r.purpose is Purpose.PROBE and r.lr_gauge_octaves is not None
+            if r.purpose is reads and r.lr_gauge_octaves is not None
         }
         scores: dict[float, float] = {}
         for r in full:

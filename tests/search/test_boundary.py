@@ -197,6 +197,34 @@ def test_without_a_gauge_several_rates_below_the_edge_are_trained():
     assert all(high - low >= 1.0 for low, high in itertools.pairwise(full))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_a_short_trial_would_take_the_whole_budget_it_is_an_ordinary_one(workers):
+    spec = study(trainer={"max_train_steps": 2000, "eval_every": 100, "lr_warmup_fraction": 0.6})
+    records = search(spec, World(), workers=workers)
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert {r.purpose for r in records} == {Purpose.SEARCH}
+    assert len({r.params["learning_rate"] for r in records}) == len(records)
+    assert answer.is_precise
+    assert abs(math.log2(answer.params["learning_rate"] / 0.004)) <= 1.0
+
+
+def test_where_every_full_trial_fails_late_no_rate_is_tried_twice():
+    """The lowest stable rate is above the lowest failure then: there is nothing in between."""
+    spec = study({"learning_rate": {"log_uniform": [3.5e-4, 5.2e-4]}}, stop_when=None, trials=16)
+    world = World(edge=math.log2(6.2e-4), best=math.log2(6.1e-4), late_edge=math.log2(1e-4))
+    proposed = []
+
+    def check(proposal):
+        assert 3.5e-4 <= proposal.params["learning_rate"] <= 5.2e-4
+        assert proposal not in proposed
+        proposed.append(proposal)
+
+    search(spec, world, workers=2, check=check)
+
+    assert len(proposed) == 16
+
+
 def test_every_combination_of_words_has_a_line_of_its_own():
     space = {"learning_rate": RATE, "optimizer": {"choice": ["adamw", "sgd"]}}
     records = search(study(space, trials=64), World())

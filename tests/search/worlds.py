@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stabsearch.recommend.confirm import planned_trials
@@ -29,14 +29,16 @@ class World:
     edge_moves_with_clip: float = 0.0
     """Octaves of edge per octave of clip, from clip 1."""
 
+    def edge_at(self, clip: float) -> float:
+        return self.edge + self.edge_moves_with_clip * math.log2(clip)
+
     def record(
         self, spec: StudySpec, proposal: Proposal, number: int, seed: int = 0
     ) -> TrialRecord:
         params = proposal.params
         assert params is not None
         rate = math.log2(params["learning_rate"])
-        clip = params.get("max_grad_norm") or 1.0
-        edge = self.edge + self.edge_moves_with_clip * math.log2(clip)
+        edge = self.edge_at(params.get("max_grad_norm") or 1.0)
         trainer = spec.trainer_for(params)
         budget = trainer.max_train_steps
         changes: dict[str, object] = {"steps": budget, "outcome": Outcome.COMPLETED}
@@ -48,7 +50,8 @@ class World:
             }
         gauge = max(-6.0, min(6.0, rate - self.best))
         changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
-        changes["score"] = 5.0 * 1.08 ** (rate - self.best) ** 2
+        changes["score"] = min(5.0 * 1.08 ** (rate - self.best) ** 2, DEAD_SCORE)
+        changes["constant_score"] = DEAD_SCORE
         if rate > edge:
             changes |= DIVERGED | {"steps": budget * 3 // 40, "lr_gauge_octaves": None}
         elif rate > self.late_edge and proposal.purpose is not Purpose.PROBE:
@@ -67,6 +70,7 @@ class World:
         )
 
 
+DEAD_SCORE = 100.0
 DIVERGED = {
     "outcome": Outcome.DIVERGED,
     "stopped_by": StoppedBy.GATE,
@@ -114,7 +118,6 @@ def search(
 def search_and_confirm(spec: StudySpec, world: World) -> list[TrialRecord]:
     """A whole study on one worker, as the searcher goes through it."""
     strategy, ended, proposed = Boundary(spec), [], 0
-    resolved = spec.model_dump(mode="json")
     while True:
         step = Pause.DONE if proposed >= spec.trials else strategy.next(ended, (), proposed)
         if isinstance(step, Proposal):
@@ -122,10 +125,23 @@ def search_and_confirm(spec: StudySpec, world: World) -> list[TrialRecord]:
             ended.append(world.record(spec, step, number))
             proposed += 1
             continue
-        planned = planned_trials(ended, resolved)
-        if not planned:
+        confirmed = next_round(spec, world, ended)
+        if not confirmed:
             return ended
-        ended += [
-            world.record(spec, Proposal(params=p.params, purpose=p.purpose), p.setting, p.seed)
-            for p in planned
-        ]
+        ended += confirmed
+
+
+def confirm(spec: StudySpec, world: World, ended: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """All trials, with those that confirm: as when no search follows a round that did not hold."""
+    trials = list(ended)
+    while confirmed := next_round(spec, world, trials):
+        trials += confirmed
+    return trials
+
+
+def next_round(spec: StudySpec, world: World, ended: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials of the next round of the confirmation; none if it is over."""
+    return [
+        world.record(spec, Proposal(params=p.params, purpose=p.purpose), p.setting, p.seed)
+        for p in planned_trials(ended, spec.model_dump(mode="json"))
+    ]
