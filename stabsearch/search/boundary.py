@@ -118,7 +118,7 @@ class Boundary:
         words = {
             name: domain.choice
             for name, domain in self._domains.items()
-            if isinstance(domain, Choice) and not _is_numeric(name, domain)
+            if isinstance(domain, Choice) and view.space.axis(name) is None
         }
         numbers = {
             name: _middle(domain)
@@ -135,7 +135,7 @@ class Boundary:
         """The first main line with one other number at one of its ends."""
         main = next(self._main_lines(view))
         for name, domain in self._domains.items():
-            if name == LEARNING_RATE or not _is_numeric(name, domain):
+            if name == LEARNING_RATE or view.space.axis(name) is None:
                 continue
             for value in _extremes(domain):
                 if not is_near(name, value, main[name]):
@@ -397,12 +397,3 @@ def _extremes(domain: Domain) -> list[ParamValue]:
         return [domain.choice[0], domain.choice[-1]]
     low, high = _ends(domain)
     return [at_share(domain, low, high, share) for share in (0.0, 1.0)]
-
-
-def _is_numeric(name: str, domain: Domain) -> bool:
-    """Whether the domain is an axis; ``null`` among clips is one without a threshold."""
-    if not isinstance(domain, Choice):
-        return True
-    numbers = [v for v in domain.choice if isinstance(v, int | float) and not isinstance(v, bool)]
-    has_null = name == MAX_GRAD_NORM and None in domain.choice
-    return len(numbers) + has_null == len(domain.choice)
