@@ -56,7 +56,7 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
     "R1c.midpoint": Threshold(
         0.5,
-        "of the way from C0 down to L_iso: a loss above that point has learned nothing yet",
+        "of the way from C0 down to triv: a loss above that point has learned nothing yet",
         "grids",
         0.5,
         0.4,
@@ -80,7 +80,7 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
     "R2.ratio": Threshold(
         1.25,
-        "extrapolated final loss over L_iso, or over what a peer reached if that is more",
+        "extrapolated final loss over triv, or over what a peer reached if that is more",
         "grids",
         1.1,
         1.5,

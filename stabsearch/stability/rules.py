@@ -165,10 +165,11 @@ def find_lost_progress(report: Report, window: TrialWindow, limits: Limits) -> F
 def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits) -> Finding | None:
     """R1c: no better than a trivial denoiser and not on the way down.
 
-    The bar is half-way between the best scalar gain (L_iso) and the best constant prediction
-    (C0). A trial that once did better, or is far above what the output 0 gives, has diverged. One
-    that never moved is not learning. One that came down part of the way and stays there is alive:
-    it may be as good as its model can be, so it only gets a warning.
+    The bar is half-way between the best constant prediction (C0) and the trivial loss: that of
+    the best scalar gain (L_iso), where it is well below C0. A trial that once did better, or is
+    far above what the output 0 gives, has diverged. One that never moved is not learning. One that
+    came down part of the way and stays there is alive: it may be as good as its model can be, so
+    it only gets a warning.
     """
     facts = window.facts
     if report.step < max(window.settled_warmup_end, 0.1 * facts.max_train_steps):
@@ -215,7 +216,7 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
 def trivial_bar(window: TrialWindow, share: float) -> float:
     """The loss above which nothing has been learned yet: ``share`` of the way down from C0.
 
-    Down to L_iso, or to what a sound trial of this model has by now, where that is more.
+    Down to the trivial loss, or to what a sound trial of this model has by now, if that is more.
     """
     sound = min(window.reachable(window.last_step), window.constant)
     return window.constant - share * (window.constant - sound)
@@ -300,8 +301,10 @@ def find_loss_stuck(report: Report, window: TrialWindow, limits: Limits) -> Find
         step=report.step,
         words={
             "bar": f"another trial of this model reached about {sound:.3g}"
-            if sound > window.isotropic
-            else f"the best single gain per timestep gives {sound:.3g}",
+            if sound > window.trivial
+            else f"the best single gain per timestep gives {sound:.3g}"
+            if window.trivial == window.isotropic
+            else f"the best linear denoiser gives {window.linear:.3g}, and this is {sound:.3g}",
             "remedy": _pace_remedy(window),
         },
     )

@@ -39,7 +39,7 @@ BATCH_SIGMAS = 3.0
 STRETCH_STEPS = 10
 """Skipped steps are judged over at least this many."""
 MIN_PROGRESS = 0.15
-"""Smallest (C0 - L_iso) / C0 at which a share of that progress is more than a window's noise."""
+"""Smallest share of C0 at which a share of so much progress is more than a window's noise."""
 JUDGED_SHARE = 0.2
 """A bin is judged if at least this part of an equal share of the training is about it: its loss
 would otherwise only show what was never asked of the model."""
@@ -56,7 +56,7 @@ SETTLED = 0.25
 LATEST_START = 0.5
 """Every rule judges from this share of the budget on, however long warm-up is."""
 ALIVE_SHARE = 0.25
-"""A trial that came down by this share of the possible progress C0 - L_iso is learning, ..."""
+"""A trial that came down by this share of the way from C0 to the trivial loss is learning, ..."""
 LOST_SHARE = 0.2
 """... unless it has lost more than this share of its progress again."""
 
@@ -114,7 +114,16 @@ class TrialWindow:
         """L_iso over the judged bins."""
         self.linear = self._judged_mean(reference.bin_linear)
         """L_lin over the judged bins."""
-        self.alive_bar = self.constant - ALIVE_SHARE * (self.constant - self.isotropic)
+        self.has_progress_to_make = self.constant - self.linear >= MIN_PROGRESS * self.constant
+        """Whether a sound denoiser and a dead one differ enough to tell a trial's loss apart. They
+        do not where training is about the cleanest or the noisiest timesteps alone."""
+        self.trivial = self.isotropic
+        """What a model that has learned anything comes below: L_iso. Where the numbers of an
+        example go together, as pixels do, one gain for all of them may be hardly better than a
+        constant; then MIN_PROGRESS below C0, which the best linear denoiser is far beyond."""
+        if self.has_progress_to_make:
+            self.trivial = min(self.isotropic, (1 - MIN_PROGRESS) * self.constant)
+        self.alive_bar = self.constant - ALIVE_SHARE * (self.constant - self.trivial)
         """Only a model that learns comes below this loss."""
         self.settled_warmup_end = min(
             2 * facts.lr_warmup_steps, LATEST_START * facts.max_train_steps
@@ -334,14 +343,6 @@ class TrialWindow:
         return bool(after) and all(then < self.alive_bar for then in after)
 
     @property
-    def has_progress_to_make(self) -> bool:
-        """Whether a trivial denoiser and a dead one differ enough to tell a trial's loss apart.
-
-        They do not where training is about the cleanest or the noisiest timesteps alone.
-        """
-        return self.constant - self.isotropic >= MIN_PROGRESS * self.constant
-
-    @property
     def current_loss(self) -> float:
         """Mean of the last two windows; NaN before the first."""
         recent = self.recent_losses
@@ -365,7 +366,7 @@ class TrialWindow:
     def lost_progress(self) -> float:
         """Share of the progress below the constant prediction that is lost again.
 
-        (current - min) / max(C0 - min, (C0 - L_iso) / 2); the second term keeps a trial that
+        (current - min) / max(C0 - min, (C0 - trivial) / 2); the second term keeps a trial that
         has hardly moved from losing "all" of nothing. Of the last window and the mean of the last
         two the lower one counts: a steeply falling loss is below its own mean.
         """
@@ -374,7 +375,7 @@ class TrialWindow:
         return self._lost_progress(min(self.current_loss, self.recent_losses[-1]))
 
     def _lost_progress(self, loss: float) -> float:
-        possible = self.constant - self.isotropic
+        possible = self.constant - self.trivial
         return (loss - self.min_loss) / max(self.constant - self.min_loss, 0.5 * possible)
 
     @property
@@ -414,22 +415,22 @@ class TrialWindow:
         return bool(self.facts.reached)
 
     def reachable(self, step: float) -> float:
-        """The loss that a sound trial has at most, in the end or after ``step`` steps: L_iso, or
-        what the best earlier trial of the same model had by then, if that is higher.
+        """The loss that a sound trial has at most, in the end or after ``step`` steps: the trivial
+        one, or what the best earlier trial of the same model had by then, if that is higher.
 
         Many models are too small for their data to come below L_iso.
         """
-        peer = self.isotropic
+        peer = self.trivial
         for reached_step, loss in self.facts.reached:
             if reached_step > step:
                 break
             peer = PEER_SLACK * loss
-        return max(self.isotropic, peer)
+        return max(self.trivial, peer)
 
     @property
     def peer_ratio(self) -> float:
-        """How many times L_iso counts as sound for this model so far, 1 at least."""
-        return self.reachable(self.last_step) / self.isotropic
+        """How many times the trivial loss counts as sound for this model so far, 1 at least."""
+        return self.reachable(self.last_step) / self.trivial
 
     def log_loss_slope_t(self, share: float, min_windows: int) -> float:
         """t statistic of the slope of log loss over the last ``share`` of the windows.

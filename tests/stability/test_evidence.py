@@ -76,10 +76,12 @@ def test_an_excursion_is_beyond_three_sigmas_of_a_batch(loss, is_found):
     assert steps("R1d", reports, batch_numbers=50) == [525] * is_found
 
 
-@pytest.mark.parametrize(("isotropic", "rules"), [(0.849, {"R1b", "R1c"}), (0.851, set())])
-def test_shares_of_little_progress_are_not_judged(isotropic, rules):
+@pytest.mark.parametrize(("linear", "rules"), [(0.849, {"R1b", "R1c"}), (0.851, set())])
+def test_shares_of_little_progress_are_not_judged(linear, rules):
     """C0 is 1: below 15% of it to gain, a loss of progress and a standstill say nothing."""
-    near = dataclasses.replace(REFERENCE, bin_isotropic=(isotropic,) * NUM_BINS)
+    near = dataclasses.replace(
+        REFERENCE, bin_isotropic=(0.9,) * NUM_BINS, bin_linear=(linear,) * NUM_BINS
+    )
     reports = curve([0.9, 0.8, 0.8, *[0.99] * 20])
     analyzer = Analyzer(facts(reference=near))
     found = {v.rule for r in reports for v in analyzer.judge(r).verdicts}

@@ -382,14 +382,36 @@ def test_an_excursion_is_one_above_the_zero_output():
 
 
 def test_where_there_is_little_to_learn_noise_is_no_loss_of_progress():
-    """Training on the noisiest timesteps alone: C0 and L_iso are nearly the same."""
-    near = dataclasses.replace(REFERENCE, bin_isotropic=(0.95,) * 4)
+    """Training on the noisiest timesteps alone: no denoiser is much better than a constant."""
+    near = dataclasses.replace(REFERENCE, bin_isotropic=(0.95,) * 4, bin_linear=(0.94,) * 4)
     losses = [1.0, 0.95, 0.93, 0.96, 0.97, 0.96, 0.97, 0.96, 0.97, 0.96, 0.97, 0.96]
 
     assert verdicts(curve(losses), reference=near) == []
     assert [v.rule for _, v in verdicts(curve([*losses, 2.0, 2.0, 2.0]), reference=near)] == [
         "R1c"
     ]
+
+
+TOGETHER = dataclasses.replace(REFERENCE, bin_isotropic=(0.95,) * 4, bin_linear=(0.2,) * 4)
+"""One gain for all numbers of an example is hardly better than a constant, and yet there is much
+to learn: they go together, as pixels do. The trivial loss is 0.85, the bar of R1c 0.925."""
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([1.0] * 12, [("R1c", Symptom.NOT_LEARNING)]),
+        ([1.0, 0.8, 0.6, 0.5, 0.5, 1.0, 1.0, 1.0], [("R1b", Symptom.LOST_PROGRESS)]),
+        ([1.0, 0.9, 0.7, 0.5, 0.4, 0.35, 0.3, 0.3, 0.3], []),
+        ([0.98, 0.96, 0.95, 0.94, 0.94, 0.94, 0.94, 0.94], [("R1c", Symptom.NOT_LEARNING)]),
+        ([0.98, 0.94, 0.92, 0.91, 0.91, 0.91, 0.91, 0.91], []),
+    ],
+    ids=["dead", "lost", "learns", "above the bar", "below the bar"],
+)
+def test_where_a_single_gain_hardly_helps_dead_trials_are_called(losses, expected):
+    found = verdicts(curve(losses), reference=TOGETHER)
+
+    assert [(v.rule, v.symptom) for _, v in found if v.rule.startswith("R1")][:1] == expected
 
 
 # --- warm-up ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ ROWS = {m[1]: m[0] for m in re.finditer(r"^\| (R\w+) \|.*$", TEXT, re.MULTILINE)
 
 IN_WORDS = {
     "R1a.standing_share": "more than half of at least 10 steps",
-    "R1c.midpoint": "half-way from C0 to L_iso",
+    "R1c.midpoint": "half-way from C0 to triv",
     "R15.frozen": "a weight matrix",
 }
 """Thresholds that the page does not write as a number."""
