@@ -26,6 +26,20 @@ def test_patches_are_grey_squares_of_the_photographs_none_twice():
     assert len(found & blocks) == len(found)
 
 
+def test_colours_are_channels():
+    patches = load(size=4, colour=True, num_examples=50)
+    photographs = [image.astype(np.float64) / 127.5 - 1 for image in load_sample_images().images]
+
+    assert patches.shape == (50, 3, 4, 4)
+    for patch in patches[:5]:
+        pixels = patch.transpose(1, 2, 0)
+        assert any(
+            np.allclose(image[top : top + 4, left : left + 4], pixels, atol=1e-6)
+            for image in photographs
+            for top, left in np.argwhere(np.isclose(image[::4, ::4], pixels[0, 0]).all(2)) * 4
+        )
+
+
 def test_the_same_seed_draws_the_same():
     assert np.array_equal(load(seed=1, num_examples=9), load(seed=1, num_examples=9))
     assert not np.array_equal(load(seed=1, num_examples=9), load(seed=2, num_examples=9))
