@@ -98,7 +98,7 @@ THRESHOLDS: dict[str, Threshold] = {
         2.5, "held-out flow loss of the last bin over L_iso there", "faults", 2.0, 4.0
     ),
     "R5.epsilon_ratio": Threshold(
-        1.4, "held-out epsilon loss of the last bin over the lowest of a bin", "faults", 1.3, 2.0
+        1.6, "held-out epsilon loss of the last bin over the lowest of a bin", "faults", 1.3, 2.0
     ),
     "R5.x0_error": Threshold(
         1.5,
@@ -115,14 +115,14 @@ THRESHOLDS: dict[str, Threshold] = {
         0.01,
     ),
     "R7.share": Threshold(
-        0.8, "one bin's share of the squared per-sample gradient norm", "faults", 0.7, 0.9
+        0.9, "one bin's share of the squared per-sample gradient norm", "faults", 0.7, 0.95
     ),
     "R7.effective_bins": Threshold(
-        1.5,
+        1.25,
         "N_eff, the number of bins that the gradient effectively comes from",
         "faults",
         2.0,
-        1.2,
+        1.1,
     ),
     "R8.improvement": Threshold(
         0.1, "share of its possible progress that a bin has made", "faults", 0.15, 0.05

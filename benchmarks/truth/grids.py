@@ -129,6 +129,7 @@ ADAMW_CONSTANT = octaves(6e-5, 1.5, 1.5, *HALF, 1, 1, 1, 1, 1, 2)
 ADAMW_COSINE = octaves(1e-4, 1.5, 1.5, 1, *HALF, 0.5, 0.5, 1, 1, 1, 2)
 V_LAYERNORM = octaves(5e-5, 2, *[1] * 12, 3)
 SGD = octaves(0.004, 2, *[0.5] * 3, *HALF, 0.5, 1, 1, 1, 1)
+PATCHES_SHORT = octaves(1e-3, 1, *HALF, 0.5, 0.5, 1, 1, 1)
 PATCHES_ADAMW = octaves(2e-4, 1, 1, 1, *HALF, 0.5, 0.5, 1, 1, 1, 1)
 PATCHES_SGD = octaves(0.02, 1, 1, *HALF, 0.5, 0.5, 1, 1, 1)
 UNET = octaves(5e-4, 1, 1, *HALF, 1, 1, 1, 1, 1, 1)
@@ -231,6 +232,37 @@ GRIDS: tuple[Grid, ...] = (
         ),
         learning_rates=staggered(DIT, {None: 1, 1.0: 1, 0.1: 1}),
         seeds=3,
+    ),
+    # Added when the search had been seen to do worse on dit and unet than on the long trainings.
+    Grid(
+        name="short_cosine",
+        split=Split.TUNING,
+        task="epsilon, AdamW, cosine decay, MLP of width 64, a fifth of the steps",
+        trainer=trainer(**SHORT, lr_schedule="cosine"),
+        learning_rates=staggered(ADAMW_COSINE, {None: 1, 1.0: 1}),
+        seeds=2,
+    ),
+    Grid(
+        name="patches_unet",
+        split=Split.TUNING,
+        task="epsilon, AdamW, cosine decay, UNet of width 8, patches of photographs",
+        trainer=trainer(
+            **SHORT, data=PATCHES, model={"name": "unet", "width": 8}, lr_schedule="cosine"
+        ),
+        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1}),
+        seeds=2,
+    ),
+    Grid(
+        name="patches_dit",
+        split=Split.TUNING,
+        task="epsilon, AdamW, constant, DiT of width 32, 2 blocks, patches of photographs",
+        trainer=trainer(
+            **SHORT,
+            data=PATCHES,
+            model={"name": "dit", "width": 32, "num_blocks": 2, "patch_size": 4},
+        ),
+        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1}),
+        seeds=2,
     ),
     # Another data set, after the rules and the search had been written.
     Grid(

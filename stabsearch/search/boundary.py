@@ -28,12 +28,18 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stabsearch.recommend.candidates import TIE_RATIO
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
 from stabsearch.search.lines import NEAR, LineEdge, Seen, View, gauge_zero, is_near
-from stabsearch.search.strategy import Pause, Proposal, at_share, probe_end, warmup_steps
+from stabsearch.search.strategy import (
+    READABLE_STEPS,
+    Pause,
+    Proposal,
+    at_share,
+    probe_end,
+    warmup_steps,
+)
 from stabsearch.spec import Choice, Domain, StudySpec
 
 DEFAULT_PRECISION = 0.25
@@ -52,13 +58,10 @@ CONSTANT_OFFSET, DECAYED_OFFSET = 0.0, -0.5
 """Octaves from the gauge's zero to the rate whose worst score within an octave is lowest; of a
 decaying rate the zero is too high for that. Chosen on the tuning grids of benchmarks/truth, at the
 clips that are a guard there."""
-TRUSTED_STEPS = 100
-"""Steps after warm-up from which on the gauge's zero is taken as it is."""
-EARLY_OFFSET = -1.25
-"""In the place of the others where it is read earlier: after 20 steps it was that much too high
-(``adamw_short``). Then trials of the whole budget look below it, too."""
+EARLY_OFFSET = -0.5
+"""More, where it is read within READABLE_STEPS of warm-up: the zero is higher there."""
 STEP_DOWN = 1.0
-"""Octaves between them."""
+"""Octaves down from a trial of the whole budget that did not end well."""
 
 DIGITS = 4
 """Of a proposed rate: finer than any edge."""
@@ -271,31 +274,18 @@ class Boundary:
             wishes = [min(zero.rate + self._offset(), limit)]
         if not is_edge_known and (zero is None or wishes[0] == limit):
             return None
-        if seen.full and zero is not None and not self._is_gauge_trusted():
-            wishes = self._below_the_best(seen)
         if seen.num_full and not seen.full:  # none ended well: lower ones may
             wishes += [wishes[0] - step * STEP_DOWN for step in range(1, MAX_FULL_TRIALS)]
         taken = (*seen.full_tried, *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
 
-    def _below_the_best(self, seen: Seen) -> list[float]:
-        """One step down for as long as the lowest rate is not clearly worse than another: what
-        lies below a recommended rate has to be known, too."""
-        lowest, score = seen.full[0]
-        best = min(other for _, other in seen.full)
-        return [lowest - STEP_DOWN] if score <= TIE_RATIO * best else []
-
-    def _is_gauge_trusted(self) -> bool:
+    def _offset(self) -> float:
         trainer = self._spec.trainer_for({})
         read_at = probe_end(self._spec, trainer) or trainer.max_train_steps
-        return read_at - warmup_steps(trainer) >= TRUSTED_STEPS
-
-    def _offset(self) -> float:
-        if not self._is_gauge_trusted():
-            return EARLY_OFFSET
-        is_constant = self._spec.trainer_for({}).lr_schedule == "constant"
-        return CONSTANT_OFFSET if is_constant else DECAYED_OFFSET
+        is_early = read_at - warmup_steps(trainer) < READABLE_STEPS
+        offset = CONSTANT_OFFSET if trainer.lr_schedule == "constant" else DECAYED_OFFSET
+        return offset + EARLY_OFFSET * is_early
 
     # --- beyond the lines -------------------------------------------------------------------
 
