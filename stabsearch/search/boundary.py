@@ -164,7 +164,7 @@ class Boundary:
 
     def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:
         """DONE when the line has its answer."""
-        seen = view.seen(others)
+        seen = view.seen(others, self._readable_from(others))
         if seen.is_blank:
             return self._first(view, others, seen)
         edge = LineEdge(view, others, seen, self._low, self._high)
@@ -176,7 +176,7 @@ class Boundary:
             wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
             if rate is not None and self._is_free(rate, seen.short_under_way):
-                return self._short(others, rate)
+                return self._short(others, rate, reads_gauge=rate == wanted[0])
         best = self._best_rate(seen, edge, is_edge_known=wanted[1] is None)
         if wanted[0] is None and best is not None and not seen.full_under_way:
             return self._full(others, best)
@@ -185,7 +185,7 @@ class Boundary:
 
     def _on_side_line(self, view: View, others: Params) -> Proposal | None:
         """Short trials around the edge that other lines suggest; None when there is no need."""
-        seen = view.seen(others)
+        seen = view.seen(others, self._readable_from(others))
         edge = LineEdge(view, others, seen, self._low, self._high)
         if edge.middle is None:
             return None
@@ -194,7 +194,7 @@ class Boundary:
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
         if not is_wanted or rate is None or not self._is_free(rate, seen.short_under_way):
             return None
-        return self._short(others, rate)
+        return self._short(others, rate, reads_gauge=False)
 
     def _first(self, view: View, others: Params, seen: Seen) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
@@ -205,7 +205,7 @@ class Boundary:
             rates = list(self._spread())
         for rate in rates:
             if self._is_free(rate, seen.short_under_way) and self._is_new(rate, seen):
-                return self._short(others, rate)
+                return self._short(others, rate, reads_gauge=True)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
     def _towards_zero(self, seen: Seen) -> float | None:
@@ -274,18 +274,31 @@ class Boundary:
             wishes = [min(zero.rate + self._offset(), limit)]
         if not is_edge_known and (zero is None or wishes[0] == limit):
             return None
+        if seen.full and zero is not None and self._is_read_early():
+            is_doubtful = zero.is_flat or wishes[0] == limit
+            wishes = self._below_the_best(seen) if is_doubtful else []
         if seen.num_full and not seen.full:  # none ended well: lower ones may
             wishes += [wishes[0] - step * STEP_DOWN for step in range(1, MAX_FULL_TRIALS)]
         taken = (*seen.full_tried, *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
 
-    def _offset(self) -> float:
+    def _below_the_best(self, seen: Seen) -> list[float]:
+        """A step down while the lowest rate is the best: where the gauge is read early, and is
+        flat or points beyond the safe rates, as that of a UNet does (``patches_unet``)."""
+        lowest, score = seen.full[0]
+        is_best = score <= min(other for _, other in seen.full)
+        return [lowest + WITHOUT_GAUGE[1]] if is_best else []
+
+    def _is_read_early(self) -> bool:
         trainer = self._spec.trainer_for({})
         read_at = probe_end(self._spec, trainer) or trainer.max_train_steps
-        is_early = read_at - warmup_steps(trainer) < READABLE_STEPS
-        offset = CONSTANT_OFFSET if trainer.lr_schedule == "constant" else DECAYED_OFFSET
-        return offset + EARLY_OFFSET * is_early
+        return read_at - warmup_steps(trainer) < READABLE_STEPS
+
+    def _offset(self) -> float:
+        is_constant = self._spec.trainer_for({}).lr_schedule == "constant"
+        offset = CONSTANT_OFFSET if is_constant else DECAYED_OFFSET
+        return offset + EARLY_OFFSET * self._is_read_early()
 
     # --- beyond the lines -------------------------------------------------------------------
 
@@ -305,8 +318,13 @@ class Boundary:
         if not settings:
             return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
-            return self._short_if_possible(_straddle(landscape, settings))
+            return self._short_if_possible(_straddle(landscape, settings), reads_gauge=False)
         return Proposal(params=_robust(landscape, settings))
+
+    def _readable_from(self, others: Params) -> int:
+        """Step from which the gauge is read on a line."""
+        trainer = self._spec.trainer_for(others)
+        return probe_end(self._spec, trainer) or trainer.max_train_steps
 
     # --- small things -----------------------------------------------------------------------
 
@@ -327,13 +345,15 @@ class Boundary:
             (r for r in tried if self._low <= r <= self._high and self._is_new(r, seen)), None
         )
 
-    def _short(self, others: Params, rate: float) -> Proposal:
-        return self._short_if_possible(self._setting(others, rate))
+    def _short(self, others: Params, rate: float, *, reads_gauge: bool) -> Proposal:
+        return self._short_if_possible(self._setting(others, rate), reads_gauge=reads_gauge)
 
-    def _short_if_possible(self, setting: Params) -> Proposal:
+    def _short_if_possible(self, setting: Params, *, reads_gauge: bool) -> Proposal:
         """An ordinary trial where a short one would take the whole budget."""
-        is_short = probe_end(self._spec, self._spec.trainer_for(setting)) is not None
-        return Proposal(params=setting, purpose=Purpose.PROBE if is_short else Purpose.SEARCH)
+        trainer = self._spec.trainer_for(setting)
+        if probe_end(self._spec, trainer, reads_gauge=reads_gauge) is None:
+            return Proposal(params=setting)
+        return Proposal(params=setting, purpose=Purpose.PROBE, reads_gauge=reads_gauge)
 
     def _full(self, others: Params, rate: float) -> Proposal:
         return Proposal(params=self._setting(others, rate))

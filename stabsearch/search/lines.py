@@ -127,10 +127,13 @@ class View:
         """The median gradient norm where the rate is best, as far as is known: that of the stable
         trial with the same words that the gauge reads nearest to zero. Without a gauge the median
         over stable trials: norms fall with the rate, and high rates are tried the most."""
+        # Norms fall as a training goes on: short trials compare with each other.
+        is_short = any(r.purpose is Purpose.PROBE for r in self._records)
         alike = [
             (r.lr_gauge_octaves, r.grad_norm_median)
             for r in self._records
             if r.grad_norm_median
+            and (r.purpose is Purpose.PROBE or not is_short)
             and r.trial_id not in self._unstable
             and not never_learned(r)
             and all(
@@ -144,8 +147,8 @@ class View:
             return min(read)[1]
         return float(np.median(np.array([norm for _, norm in alike]))) if alike else None
 
-    def seen(self, others: Params) -> Seen:
-        """What is known of a line."""
+    def seen(self, others: Params, readable_from: int) -> Seen:
+        """What is known of a line, the gauge read after ``readable_from`` steps and later."""
         here = [r for r in self._records if is_on_line(r.params, others)]
         unstable = [r for r in here if r.trial_id in self._unstable]
         timid = [r for r in here if never_learned(r) and r not in unstable]
@@ -158,7 +161,7 @@ class View:
         readings = {
             rate_of(r.params): r.lr_gauge_octaves
             for r in stable
-            if r.purpose is reads and r.lr_gauge_octaves is not None
+            if r.purpose is reads and r.steps >= readable_from and r.lr_gauge_octaves is not None
         }
         scores: dict[float, float] = {}
         for r in full:
@@ -248,6 +251,8 @@ class Zero:
     """log2."""
     is_pinned: bool
     """Enough readings around it agree."""
+    is_flat: bool = False
+    """They hardly change with the rate, so that it might as well lie elsewhere."""
 
 
 def gauge_zero(readings: Sequence[tuple[float, float]]) -> Zero | None:
@@ -262,7 +267,7 @@ def gauge_zero(readings: Sequence[tuple[float, float]]) -> Zero | None:
     near = [reading for reading in readings if abs(reading[1]) <= NEAR_ZERO]
     rates = [rate for rate, _ in near]
     if len(near) >= ENOUGH and max(rates) - min(rates) >= ENOUGH_SPREAD:
-        return Zero(_zero_of_line(near), is_pinned=True)
+        return _zero_of_line(near)
     for (low, below), (high, above) in reversed(list(itertools.pairwise(readings))):
         if below < 0 <= above:
             return Zero(low + (high - low) * -below / (above - below), is_pinned=False)
@@ -275,12 +280,13 @@ def gauge_zero(readings: Sequence[tuple[float, float]]) -> Zero | None:
     return Zero(highest + min(max(-at_highest, 1.0), LONGEST_STRIDE), is_pinned=False)
 
 
-def _zero_of_line(readings: Sequence[tuple[float, float]]) -> float:
+def _zero_of_line(readings: Sequence[tuple[float, float]]) -> Zero:
     """Least squares; the slope is held to what an octave may read as."""
     rates, octaves = np.array(readings).T
     spread = rates - rates.mean()
-    slope = float(np.clip((spread @ octaves) / (spread @ spread), *SLOPES))
-    return float(rates.mean() - octaves.mean() / slope)
+    slope = float((spread @ octaves) / (spread @ spread))
+    rate = rates.mean() - octaves.mean() / np.clip(slope, *SLOPES)
+    return Zero(float(rate), is_pinned=True, is_flat=slope < SLOPES[0])
 
 
 def rate_of(params: Params) -> float:

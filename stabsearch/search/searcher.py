@@ -12,7 +12,7 @@ What Optuna is told decides where it goes next (docs/decisions.md):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from stabsearch.recommend.confirm import planned_trials
-from stabsearch.records import Outcome, Params, Purpose, Severity, StoppedBy, TrialRecord
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, TrialRecord
 from stabsearch.search.guard import guarded
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.search.samplers import GivenSampler, make_sampler
@@ -46,8 +46,8 @@ class Setting:
 
     number: int
     trial: optuna.Trial
-    params: Params
-    purpose: Purpose
+    proposal: Proposal
+    """With the params that it got."""
     num_open: int
     """Replicates that have no outcome yet."""
 
@@ -200,8 +200,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         state = (len(self.ledger.finished()), self._num_proposed, len(self._settings))
         if self._pause is not None and self._pause[0] == state:
             return self._pause[1]
-        under_way = [Proposal(params=s.params, purpose=s.purpose) for s in self._settings.values()]
-        under_way += also
+        under_way = [*(setting.proposal for setting in self._settings.values()), *also]
         ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
         proposal = self._strategy.next(ended, under_way, self._num_proposed)
         self._pause = (state, proposal) if isinstance(proposal, Pause) else None
@@ -219,9 +218,8 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         below the rate of a stress test."""
         for planned in planned_trials(self.ledger.finished(), self._resolved):
             self._next_number = max(self._next_number, planned.setting + 1)
-            self._queue(
-                self._trial(planned.setting, planned.seed, planned.params, planned.purpose)
-            )
+            proposal = Proposal(params=planned.params, purpose=planned.purpose)
+            self._queue(self._trial(planned.setting, planned.seed, proposal))
 
     def _add_setting(self, number: int, proposal: Proposal) -> None:
         """Open an Optuna trial, with given params or with the sampler's."""
@@ -236,24 +234,26 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         trial.set_user_attr("purpose", proposal.purpose.value)
         in_order = {name: trial.params[name] for name in self._distributions}
         self._settings[number] = Setting(
-            number, trial, in_order, proposal.purpose, self._spec.seeds
+            number, trial, replace(proposal, params=in_order), self._spec.seeds
         )
         self._num_proposed += 1
 
     def _new_trial(self, number: int, seed: int) -> LiveTrial:
-        setting = self._settings[number]
-        return self._trial(number, seed, setting.params, setting.purpose)
+        return self._trial(number, seed, self._settings[number].proposal)
 
-    def _trial(self, number: int, seed: int, params: Params, purpose: Purpose) -> LiveTrial:
+    def _trial(self, number: int, seed: int, proposal: Proposal) -> LiveTrial:
+        params = proposal.params
+        assert params is not None
         trainer = self._spec.trainer_for(params)
+        end = probe_end(self._spec, trainer, reads_gauge=proposal.reads_gauge)
         return LiveTrial(
             trial_id=make_trial_id(number, seed),
             setting=number,
             seed=seed,
             params=params,
             max_train_steps=trainer.max_train_steps,
-            purpose=purpose,
-            stop_at=probe_end(self._spec, trainer) if purpose is Purpose.PROBE else None,
+            purpose=proposal.purpose,
+            stop_at=end if proposal.purpose is Purpose.PROBE else None,
             peer_kind=self._spec.peer_kind(params),
         )
 

@@ -28,6 +28,8 @@ class Proposal:
     params: Params | None
     """None: Optuna's sampler draws it."""
     purpose: Purpose = Purpose.SEARCH
+    reads_gauge: bool = True
+    """Of a short trial: whether it goes on until the gauge is readable."""
 
 
 READABLE_STEPS = 100
@@ -130,15 +132,16 @@ def at_share(domain: Domain, low: float, high: float, share: float) -> ParamValu
     return round(value) if isinstance(domain, IntRange) else value
 
 
-def probe_end(spec: StudySpec, trainer: TrainerSpec) -> int | None:
+def probe_end(spec: StudySpec, trainer: TrainerSpec, *, reads_gauge: bool = True) -> int | None:
     """Step at which a short trial has answered; None where that would be its whole budget.
 
-    The rules need the peak learning rate to have worked for as long as warm-up took, and the gauge
-    an evaluation, and steps: what it reads before there are READABLE_STEPS of them says little.
+    The rules need the peak learning rate to have worked for as long as warm-up took, the gauge an
+    evaluation, and steps: what it reads before there are READABLE_STEPS of them says little.
     """
     warmup, budget = warmup_steps(trainer), trainer.max_train_steps
-    readable = min(warmup + READABLE_STEPS, READABLE_SHARE * budget)
-    due = max(spec.searcher.probe_fraction * budget, 2 * warmup, readable)
+    due = max(spec.searcher.probe_fraction * budget, 2 * warmup)
+    if reads_gauge:
+        due = max(due, min(warmup + READABLE_STEPS, READABLE_SHARE * budget))
     step = math.ceil(due / trainer.eval_every) * trainer.eval_every
     return step if step < trainer.max_train_steps else None
 

@@ -59,7 +59,7 @@ def cost(records):
         ([(-9.0, -1.0), (-8.0, 0.0), (-7.0, 1.0)], Zero(-8.0, True)),
         ([(-9.0, -0.9), (-8.5, -0.6), (-8.0, 0.0), (-4.0, 4.0)], Zero(-7.9444, True)),
         ([(-8.5, 0.1), (-8.4, -0.1), (-8.3, 0.1)], Zero(-8.3 - 0.2 / 3, False)),
-        ([(-8.5, -0.1), (-8.0, 0.0), (-7.5, 0.1)], Zero(-8.0, True)),
+        ([(-8.5, -0.1), (-8.0, 0.0), (-7.5, 0.1)], Zero(-8.0, True, is_flat=True)),
     ],
     ids=[
         "no reading",
@@ -74,7 +74,7 @@ def cost(records):
         "three on a line",
         "far ones do not bend it",
         "too near together",
-        "never too flat",
+        "never too flat, and it says so",
     ],
 )
 def test_gauge_zero(readings, zero):
@@ -125,8 +125,8 @@ def test_no_setting_is_tried_twice_and_none_is_outside_of_the_space(workers):
         assert list(proposal.params) == ["learning_rate", "max_grad_norm"]
         assert 1e-4 <= proposal.params["learning_rate"] <= 0.3
         assert 0.01 <= proposal.params["max_grad_norm"] <= 100
-        assert proposal not in seen
-        seen.append(proposal)
+        assert (proposal.params, proposal.purpose) not in seen
+        seen.append((proposal.params, proposal.purpose))
 
     spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=40)
     search(spec, World(), workers=workers, check=check)
@@ -217,12 +217,43 @@ def test_where_every_full_trial_fails_late_no_rate_is_tried_twice():
 
     def check(proposal):
         assert 3.5e-4 <= proposal.params["learning_rate"] <= 5.2e-4
-        assert proposal not in proposed
-        proposed.append(proposal)
+        assert (proposal.params, proposal.purpose) not in proposed
+        proposed.append((proposal.params, proposal.purpose))
 
     search(spec, world, workers=2, check=check)
 
     assert len(proposed) == 16
+
+
+SHORT = {"max_train_steps": 400, "eval_every": 20, "report_every": 20}
+
+
+def test_of_few_steps_only_the_gauge_gets_a_quarter():
+    """Beyond the edge, or near it, a tenth of the budget has told."""
+    records = search(study(trainer=SHORT, stop_when="edge within 0.25 octave"), World())
+    steps = {r.steps for r in records if r.purpose is Purpose.PROBE and not r.is_unstable}
+
+    assert steps == {40, 100}
+    readers = [r for r in records if r.steps == 100]
+    assert min(abs(rate(r) - math.log2(0.004)) for r in readers) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("world", "num_full"),
+    [
+        (World(gauge_slope=1.2), 1),
+        (World(gauge_slope=0.2, gauge_offset=-0.6), 3),
+        (World(gauge_slope=0.0, gauge_offset=-1.4), 3),
+    ],
+    ids=["steep", "flat", "points beyond the edge"],
+)
+def test_of_few_steps_a_gauge_that_hardly_changes_is_checked_by_scores(world, num_full):
+    spec = study(trainer=SHORT)
+    records = search(spec, world)
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert sum(r.purpose is Purpose.SEARCH for r in records) == num_full
+    assert abs(math.log2(answer.params["learning_rate"] / 0.004)) <= 1.3
 
 
 def test_every_combination_of_words_has_a_line_of_its_own():

@@ -115,7 +115,39 @@ def test_a_grid_of_an_extended_study_repeats_no_point():
 def test_a_short_trial_ends_where_rules_and_gauge_have_spoken(trainer, fraction, step):
     spec = study({"learning_rate": RATE}, searcher={"probe_fraction": fraction})
 
-    assert probe_end(spec, TrainerSpec.model_validate(trainer)) == step
+    assert probe_end(spec, TrainerSpec.model_validate(trainer), reads_gauge=False) == step
+
+
+@pytest.mark.parametrize(
+    ("trainer", "step"),
+    [
+        (
+            {"max_train_steps": 2000, "eval_every": 20, "report_every": 20},
+            200,
+        ),  # 100 of them after warm-up
+        ({"max_train_steps": 1000, "eval_every": 20, "report_every": 20}, 160),
+        ({"max_train_steps": 400, "eval_every": 20, "report_every": 20}, 100),  # a quarter
+        (
+            {
+                "max_train_steps": 400,
+                "eval_every": 20,
+                "report_every": 20,
+                "lr_warmup_fraction": 0.2,
+            },
+            160,
+        ),
+        ({"max_train_steps": 400, "eval_every": 400}, None),
+    ],
+    ids=[
+        "already",
+        "100 steps",
+        "a quarter at most",
+        "twice warm-up comes first",
+        "no evaluation",
+    ],
+)
+def test_one_that_reads_the_gauge_goes_on_until_it_is_readable(trainer, step):
+    assert probe_end(study({"learning_rate": RATE}), TrainerSpec.model_validate(trainer)) == step
 
 
 # --- the end ------------------------------------------------------------------------------------

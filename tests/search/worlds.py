@@ -26,6 +26,10 @@ class World:
     learns_from: float = -math.inf
     late_edge: float = math.inf
     """Beyond it a trial that trains longer than a short one fails late."""
+    gauge_slope: float = 1.0
+    """Octaves that the gauge reads for one."""
+    gauge_offset: float = 0.0
+    """Octaves that it reads at the best rate."""
     edge_moves_with_clip: float = 0.0
     """Octaves of edge per octave of clip, from clip 1."""
 
@@ -44,11 +48,12 @@ class World:
         changes: dict[str, object] = {"steps": budget, "outcome": Outcome.COMPLETED}
         if proposal.purpose is Purpose.PROBE:
             changes |= {
-                "steps": probe_end(spec, trainer),
+                "steps": probe_end(spec, trainer, reads_gauge=proposal.reads_gauge),
                 "outcome": Outcome.STOPPED,
                 "stopped_by": StoppedBy.PROBE,
             }
-        gauge = max(-6.0, min(6.0, rate - self.best))
+        gauge = self.gauge_offset + self.gauge_slope * (rate - self.best)
+        gauge = max(-6.0, min(6.0, gauge))
         changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
         changes["score"] = min(5.0 * 1.08 ** (rate - self.best) ** 2, DEAD_SCORE)
         changes["constant_score"] = DEAD_SCORE
