@@ -177,7 +177,7 @@ class Boundary:
         for rate in wanted:
             if rate is not None and self._is_free(rate, seen.short_under_way):
                 return self._short(others, rate, reads_gauge=rate == wanted[0])
-        best = self._best_rate(seen, edge, is_edge_known=wanted[1] is None)
+        best = self._best_rate(others, seen, edge, is_edge_known=wanted[1] is None)
         if wanted[0] is None and best is not None and not seen.full_under_way:
             return self._full(others, best)
         is_settled = all(rate is None for rate in wanted) and best is None
@@ -262,7 +262,9 @@ class Boundary:
         rate = edge.middle if use_middle and edge.middle is not None else (lowest + below) / 2
         return self._nearest_new(rate, seen)
 
-    def _best_rate(self, seen: Seen, edge: LineEdge, *, is_edge_known: bool) -> float | None:
+    def _best_rate(
+        self, others: Params, seen: Seen, edge: LineEdge, *, is_edge_known: bool
+    ) -> float | None:
         """Where a trial of the whole budget is wanted; None when there is one already, or the
         edge decides it and is not yet known."""
         if not seen.stable or seen.num_full >= MAX_FULL_TRIALS:
@@ -271,10 +273,10 @@ class Boundary:
         zero = gauge_zero(seen.gauge)
         wishes = [limit + octaves for octaves in WITHOUT_GAUGE]
         if zero is not None:
-            wishes = [min(zero.rate + self._offset(), limit)]
+            wishes = [min(zero.rate + self._offset(others), limit)]
         if not is_edge_known and (zero is None or wishes[0] == limit):
             return None
-        if seen.full and zero is not None and self._is_read_early():
+        if seen.full and zero is not None and self._is_read_early(others):
             is_doubtful = zero.is_flat or wishes[0] == limit
             wishes = self._below_the_best(seen) if is_doubtful else []
         if seen.num_full and not seen.full:  # none ended well: lower ones may
@@ -290,15 +292,14 @@ class Boundary:
         is_best = score <= min(other for _, other in seen.full)
         return [lowest + WITHOUT_GAUGE[1]] if is_best else []
 
-    def _is_read_early(self) -> bool:
-        trainer = self._spec.trainer_for({})
-        read_at = probe_end(self._spec, trainer) or trainer.max_train_steps
-        return read_at - warmup_steps(trainer) < READABLE_STEPS
+    def _is_read_early(self, others: Params) -> bool:
+        warmup = warmup_steps(self._spec.trainer_for(others))
+        return self._readable_from(others) - warmup < READABLE_STEPS
 
-    def _offset(self) -> float:
-        is_constant = self._spec.trainer_for({}).lr_schedule == "constant"
+    def _offset(self, others: Params) -> float:
+        is_constant = self._spec.trainer_for(others).lr_schedule == "constant"
         offset = CONSTANT_OFFSET if is_constant else DECAYED_OFFSET
-        return offset + EARLY_OFFSET * self._is_read_early()
+        return offset + EARLY_OFFSET * self._is_read_early(others)
 
     # --- beyond the lines -------------------------------------------------------------------
 
@@ -321,12 +322,12 @@ class Boundary:
             return self._short_if_possible(_straddle(landscape, settings), reads_gauge=False)
         return Proposal(params=_robust(landscape, settings))
 
+    # --- small things -----------------------------------------------------------------------
+
     def _readable_from(self, others: Params) -> int:
         """Step from which the gauge is read on a line."""
         trainer = self._spec.trainer_for(others)
         return probe_end(self._spec, trainer) or trainer.max_train_steps
-
-    # --- small things -----------------------------------------------------------------------
 
     def _spread(self, shares: Sequence[float] = FIRST_SHARES) -> Iterator[float]:
         return (self._low + share * (self._high - self._low) for share in shares)

@@ -128,12 +128,12 @@ class View:
         trial with the same words that the gauge reads nearest to zero. Without a gauge the median
         over stable trials: norms fall with the rate, and high rates are tried the most."""
         # Norms fall as a training goes on: short trials compare with each other.
-        is_short = any(r.purpose is Purpose.PROBE for r in self._records)
+        has_short = any(r.purpose is Purpose.PROBE for r in self._records)
         alike = [
             (r.lr_gauge_octaves, r.grad_norm_median)
             for r in self._records
             if r.grad_norm_median
-            and (r.purpose is Purpose.PROBE or not is_short)
+            and (r.purpose is Purpose.PROBE or not has_short)
             and r.trial_id not in self._unstable
             and not never_learned(r)
             and all(

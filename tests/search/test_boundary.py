@@ -256,6 +256,17 @@ def test_of_few_steps_a_gauge_that_hardly_changes_is_checked_by_scores(world, nu
     assert abs(math.log2(answer.params["learning_rate"] / 0.004)) <= 1.3
 
 
+def test_every_schedule_has_an_offset_of_its_own():
+    spec = study({"learning_rate": RATE, "lr_schedule": {"choice": ["constant", "cosine"]}})
+    full = {
+        r.params["lr_schedule"]: rate(r)
+        for r in search(spec, World())
+        if r.purpose is Purpose.SEARCH
+    }
+
+    assert full["constant"] - full["cosine"] == pytest.approx(0.5, abs=0.02)
+
+
 def test_every_combination_of_words_has_a_line_of_its_own():
     space = {"learning_rate": RATE, "optimizer": {"choice": ["adamw", "sgd"]}}
     records = search(study(space, trials=64), World())
