@@ -119,7 +119,7 @@ def train(spec: StudySpec, proposal: Proposal, number: int) -> TrialRecord:
         purpose=proposal.purpose,
         facts=facts,
     )
-    end = probe_end(spec, spec.trainer) or facts.max_train_steps
+    end = probe_end(spec, spec.trainer, reads_gauge=proposal.reads_gauge) or facts.max_train_steps
     descent = denoiser.descend(rate, spec.trainer.momentum)
     for step in range(facts.report_every, end + 1, facts.report_every):
         path = [next(descent) for _ in range(facts.report_every)]

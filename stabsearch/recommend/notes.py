@@ -202,6 +202,8 @@ def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
 
 
 def _preference(pick: Candidate, first: Candidate) -> str:
+    if first.score > TIE_RATIO * pick.score:
+        return "its own score is better"
     if (pick.margin or 0.0) - (first.margin or 0.0) > TIE_OCTAVES:
         return "its margin is larger"
     if pick.is_guarded and not first.is_guarded:

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from numpy.typing import NDArray
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
+from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -34,6 +35,7 @@ from stabsearch.recommend.space import (
 )
 from stabsearch.recommend.words import number, octaves_words
 from stabsearch.records import (
+    Outcome,
     Params,
     Recommendation,
     TrialRecord,
@@ -232,7 +234,13 @@ def _is_tried(plane: _Plane, axis: Axis, positions: Floats) -> NDArray[np.bool_]
     if axis.name == MAX_GRAD_NORM:
         # Above it clips never act: one trial there speaks for all.
         ceiling = axis.position(gradient_ceiling(plane.landscape.records) or math.inf)
-    tried = np.array([axis.position(r.params[axis.name]) for r in plane.landscape.records])
+    tried = np.array(
+        [
+            axis.position(r.params[axis.name])
+            for r in plane.landscape.records
+            if r.outcome is not Outcome.FAILED and not never_learned(r)
+        ]
+    )
     apart = np.abs(np.minimum(positions, ceiling)[:, None] - np.minimum(tried, ceiling))
     return np.asarray(apart.min(axis=1) <= (NEAR_OCTAVES if axis.is_log else NEAR_SHARE))
 

@@ -1,8 +1,9 @@
 """The boundary strategy: short trials find the edge and the best rate below it, one trains it.
 
 A tuner trains settings to the end to learn which was best. Two questions are answered earlier: by
-a tenth of the budget a trial shows on which side of the stability edge it lies (rules R1), and
-how far its learning rate is from the best one (the gauge, R3). So on a *line*, all parameters
+a tenth of the budget a trial shows on which side of the stability edge it lies (rules R1), and by
+then, or somewhat later where the budget is small, how far its learning rate is from the best one
+(the gauge, R3). So on a *line*, all parameters
 but the learning rate held:
 
 1. a few rates spread over the range, until something is known;
@@ -62,6 +63,8 @@ EARLY_OFFSET = -0.5
 """More, where it is read within READABLE_STEPS of warm-up: the zero is higher there."""
 STEP_DOWN = 1.0
 """Octaves down from a trial of the whole budget that did not end well."""
+COMPARED = 1.5
+"""Octaves down to the next, where scores are to tell: less, and seeds differ more than they do."""
 
 DIGITS = 4
 """Of a proposed rate: finer than any edge."""
@@ -76,7 +79,7 @@ SETTLED = 0.5
 """A full trial within this many octaves of where the next would go has answered for it."""
 MAX_FULL_TRIALS = 4
 """Full trials of one line before its answer is taken as it is."""
-WITHOUT_GAUGE = (0.0, -1.5, -3.0)
+WITHOUT_GAUGE = (0.0, -COMPARED, -2 * COMPARED)
 """Octaves below the safe rate at which full trials go where there is no gauge."""
 NUM_CANDIDATES = 256
 """Settings among which the free proposals choose."""
@@ -147,7 +150,7 @@ class Boundary:
     def _guard(self, view: View, others: Params) -> ParamValue:
         """The clip of a main line: near twice the typical gradient norm of stable trials."""
         domain = self._domains[MAX_GRAD_NORM]
-        norm = view.typical_norm(others)
+        norm = view.typical_norm(others, self._readable_from(others))
         if isinstance(domain, Choice):
             values = sorted(float(v) for v in domain.choice if v is not None)
             if not values:
@@ -172,11 +175,13 @@ class Boundary:
             self._towards_zero(seen),
             self._towards_edge(seen, edge, self._precision),
         )
-        if math.isfinite(seen.held_below):
+        has_failed_late = self._has_short(others) and bool(seen.full_unstable)
+        if math.isfinite(seen.held_below) or has_failed_late:
             wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
-            if rate is not None and self._is_free(rate, seen.short_under_way):
-                return self._short(others, rate, reads_gauge=rate == wanted[0])
+            if rate is not None and self._is_free(rate, self._asking(others, seen)):
+                is_asked = rate == wanted[0] or not seen.gauge
+                return self._short(others, rate, reads_gauge=is_asked)
         best = self._best_rate(others, seen, edge, is_edge_known=wanted[1] is None)
         if wanted[0] is None and best is not None and not seen.full_under_way:
             return self._full(others, best)
@@ -190,9 +195,10 @@ class Boundary:
         if edge.middle is None:
             return None
         rate = self._towards_edge(seen, edge, SIDE_PRECISION)
-        known = len(seen.stable) + len(seen.unstable) + len(seen.short_under_way)
+        asking = self._asking(others, seen)
+        known = len(seen.stable) + len(seen.unstable) + len(asking)
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
-        if not is_wanted or rate is None or not self._is_free(rate, seen.short_under_way):
+        if not is_wanted or rate is None or not self._is_free(rate, asking):
             return None
         return self._short(others, rate, reads_gauge=False)
 
@@ -204,7 +210,7 @@ class Boundary:
         else:
             rates = list(self._spread())
         for rate in rates:
-            if self._is_free(rate, seen.short_under_way) and self._is_new(rate, seen):
+            if self._is_free(rate, self._asking(others, seen)) and self._is_new(rate, seen):
                 return self._short(others, rate, reads_gauge=True)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
@@ -222,14 +228,15 @@ class Boundary:
                 return self._downwards(seen)
             if ceiling - seen.top <= CLOSE:
                 return None
-            return (ceiling + seen.top) / 2
+            return self._nearest_new((ceiling + seen.top) / 2, seen)
         wishes = (zero.rate, zero.rate + BESIDE, zero.rate - BESIDE)
         rates = (min(max(wish, self._low), self._high) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > APART / 2 for t in seen.tried)), None)
 
     def _downwards(self, seen: Seen) -> float | None:
-        """Nothing was stable yet: half-way down from the lowest rate that failed. Where none
-        failed and none learned they were too low, or killed at once: elsewhere in the range."""
+        """Nothing was stable yet, or nothing below the lowest failure: half-way down from there.
+        Where none failed and none learned they were too low, or killed at once: elsewhere in the
+        range."""
         if not seen.unstable:
             spread = (*self._spread(), *self._spread(LATER_SHARES))
             return next((rate for rate in spread if self._is_new(rate, seen)), None)
@@ -267,20 +274,27 @@ class Boundary:
     ) -> float | None:
         """Where a trial of the whole budget is wanted; None when there is one already, or the
         edge decides it and is not yet known."""
-        if not seen.stable or seen.num_full >= MAX_FULL_TRIALS:
+        has_short = self._has_short(others)
+        if not seen.stable or (has_short and seen.num_full >= MAX_FULL_TRIALS):
             return None
-        limit = min(edge.safe(self._spec.margin_octaves), self._high, seen.held_below)
+        is_held = math.isfinite(seen.held_below)
+        # What failed late contradicts the short trials around it: the fitted edge is of no use.
+        safe = seen.held_below if is_held else edge.safe(self._spec.margin_octaves)
+        limit = min(safe, self._high)
         zero = gauge_zero(seen.gauge)
         wishes = [limit + octaves for octaves in WITHOUT_GAUGE]
         if zero is not None:
             wishes = [min(zero.rate + self._offset(others), limit)]
         if not is_edge_known and (zero is None or wishes[0] == limit):
             return None
-        if seen.full and zero is not None and self._is_read_early(others):
+        is_compared = has_short and not is_held and self._is_read_early(others)
+        if seen.full and zero is not None and is_compared:
             is_doubtful = zero.is_flat or wishes[0] == limit
             wishes = self._below_the_best(seen) if is_doubtful else []
-        if seen.num_full and not seen.full:  # none ended well: lower ones may
-            wishes += [wishes[0] - step * STEP_DOWN for step in range(1, MAX_FULL_TRIALS)]
+        if has_short and seen.num_full and not seen.full:  # lower ones may end well
+            wishes = [min(seen.full_tried) - STEP_DOWN]
+        elif has_short and seen.full_unstable and not is_held:
+            wishes = []
         taken = (*seen.full_tried, *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
@@ -290,7 +304,7 @@ class Boundary:
         flat or points beyond the safe rates, as that of a UNet does (``patches_unet``)."""
         lowest, score = seen.full[0]
         is_best = score <= min(other for _, other in seen.full)
-        return [lowest + WITHOUT_GAUGE[1]] if is_best else []
+        return [lowest - COMPARED] if is_best else []
 
     def _is_read_early(self, others: Params) -> bool:
         warmup = warmup_steps(self._spec.trainer_for(others))
@@ -323,6 +337,13 @@ class Boundary:
         return Proposal(params=_robust(landscape, settings))
 
     # --- small things -----------------------------------------------------------------------
+
+    def _has_short(self, others: Params) -> bool:
+        return probe_end(self._spec, self._spec.trainer_for(others), reads_gauge=False) is not None
+
+    def _asking(self, others: Params, seen: Seen) -> Sequence[float]:
+        """Rates under way whose result decides where the next short trial goes."""
+        return seen.short_under_way if self._has_short(others) else seen.full_under_way
 
     def _readable_from(self, others: Params) -> int:
         """Step from which the gauge is read on a line."""

@@ -51,13 +51,15 @@ class Seen:
     """Rates of trials that never learned, and not for being above the edge."""
     gauge: tuple[tuple[float, float], ...]
     """(rate, octaves above the best one) as short trials read it, ascending; as longer ones did
-    where there are no short ones."""
+    where no short one could."""
     full: tuple[tuple[float, float], ...]
     """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
     """Trials of the whole budget, however they ended."""
     full_tried: tuple[float, ...]
     """Their rates."""
+    full_unstable: tuple[float, ...]
+    """The unstable ones among them."""
     failed: tuple[float, ...]
     """Rates of trials that say nothing: the same would fail again."""
     held_below: float
@@ -123,17 +125,18 @@ class View:
             (e for e in self._plain if e.space.category(e.records[0].params) == category), None
         )
 
-    def typical_norm(self, others: Params) -> float | None:
+    def typical_norm(self, others: Params, readable_from: int) -> float | None:
         """The median gradient norm where the rate is best, as far as is known: that of the stable
         trial with the same words that the gauge reads nearest to zero. Without a gauge the median
         over stable trials: norms fall with the rate, and high rates are tried the most."""
-        # Norms fall as a training goes on: short trials compare with each other.
-        has_short = any(r.purpose is Purpose.PROBE for r in self._records)
+        # Norms fall as a training goes on: trials of one length compare with each other.
+        readers = [
+            r for r in self._records if r.purpose is Purpose.PROBE and r.steps >= readable_from
+        ]
         alike = [
             (r.lr_gauge_octaves, r.grad_norm_median)
-            for r in self._records
+            for r in readers or self._records
             if r.grad_norm_median
-            and (r.purpose is Purpose.PROBE or not has_short)
             and r.trial_id not in self._unstable
             and not never_learned(r)
             and all(
@@ -156,13 +159,8 @@ class View:
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
-        purposes = {r.purpose for r in here}
-        reads = Purpose.PROBE if Purpose.PROBE in purposes else Purpose.SEARCH
-        readings = {
-            rate_of(r.params): r.lr_gauge_octaves
-            for r in stable
-            if r.purpose is reads and r.steps >= readable_from and r.lr_gauge_octaves is not None
-        }
+        readings = _readings(stable, Purpose.PROBE, readable_from)
+        readings = readings or _readings(stable, Purpose.SEARCH, readable_from)
         scores: dict[float, float] = {}
         for r in full:
             if r.is_stable and r.score is not None:
@@ -176,6 +174,7 @@ class View:
             full=tuple(sorted(scores.items())),
             num_full=len({r.setting for r in full}),
             full_tried=tuple(rate_of(r.params) for r in full),
+            full_unstable=tuple(rate_of(r.params) for r in full if r in unstable),
             failed=tuple(rate_of(r.params) for r in failed),
             held_below=self._held_below(others),
             short_under_way=tuple(
@@ -210,6 +209,16 @@ class View:
             return True
         distances = np.abs(space.points(same) - space.points([params])).max(axis=1)
         return bool(distances.min() > NEAR)
+
+
+def _readings(
+    trials: Sequence[TrialRecord], purpose: Purpose, readable_from: int
+) -> dict[float, float]:
+    return {
+        rate_of(r.params): r.lr_gauge_octaves
+        for r in trials
+        if r.purpose is purpose and r.steps >= readable_from and r.lr_gauge_octaves is not None
+    }
 
 
 class LineEdge:

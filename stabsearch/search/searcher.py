@@ -108,14 +108,10 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         everything: list[TrialRecord | LiveTrial] = [*unfinished, *finished, *failed]
         done = {record.trial_id for record in finished}
         started = {trial.trial_id: trial for trial in unfinished}
-        known = {t.setting: Proposal(params=t.params, purpose=t.purpose) for t in everything}
+        known = {t.setting: self._proposal_of(t) for t in everything}
         self._next_number = max(known, default=-1) + 1
         # A confirmation adds seeds to a setting of the search: its own purpose is the search's.
-        known |= {
-            t.setting: Proposal(params=t.params, purpose=t.purpose)
-            for t in everything
-            if t.purpose.is_search
-        }
+        known |= {t.setting: self._proposal_of(t) for t in everything if t.purpose.is_search}
         begun: list[TrialRecord | LiveTrial] = [*failed, *unfinished]
         open_settings = {trial.setting for trial in begun if trial.purpose.is_search}
         for number in range(self._next_number):
@@ -205,6 +201,16 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         proposal = self._strategy.next(ended, under_way, self._num_proposed)
         self._pause = (state, proposal) if isinstance(proposal, Pause) else None
         return proposal
+
+    def _proposal_of(self, trial: TrialRecord | LiveTrial) -> Proposal:
+        """What a trial on file was proposed as."""
+        trainer = self._spec.trainer_for(trial.params)
+        end = trial.stop_at if isinstance(trial, LiveTrial) else trial.steps
+        return Proposal(
+            params=trial.params,
+            purpose=trial.purpose,
+            reads_gauge=end != probe_end(self._spec, trainer, reads_gauge=False),
+        )
 
     def _propose(self, proposal: Proposal) -> None:
         number = self._next_number

@@ -138,12 +138,14 @@ def probe_end(spec: StudySpec, trainer: TrainerSpec, *, reads_gauge: bool = True
     The rules need the peak learning rate to have worked for as long as warm-up took, the gauge an
     evaluation, and steps: what it reads before there are READABLE_STEPS of them says little.
     """
-    warmup, budget = warmup_steps(trainer), trainer.max_train_steps
+    warmup, budget, every = warmup_steps(trainer), trainer.max_train_steps, trainer.eval_every
     due = max(spec.searcher.probe_fraction * budget, 2 * warmup)
+    step = math.ceil(due / every) * every
     if reads_gauge:
-        due = max(due, min(warmup + READABLE_STEPS, READABLE_SHARE * budget))
-    step = math.ceil(due / trainer.eval_every) * trainer.eval_every
-    return step if step < trainer.max_train_steps else None
+        readable = math.ceil((warmup + READABLE_STEPS) / every) * every
+        last = math.floor(READABLE_SHARE * budget / every) * every
+        step = max(step, min(readable, last))
+    return step if step < budget else None
 
 
 def warmup_steps(trainer: TrainerSpec) -> int:

@@ -25,7 +25,7 @@ class SearcherSpec(Part):
         Field(
             0.1,
             description="boundary: share of max_train_steps after which a short trial has "
-            "answered on which side of the edge it lies.",
+            "answered on which side of the edge it lies; to read the gauge it may take a quarter.",
         )
     )
     seed: Annotated[int, Field(ge=0, lt=2**32), NOT_TEXT] = Field(

@@ -68,7 +68,7 @@ MIN_UNIT = 0.01
 """Smallest u, as a share of C0 - L_iso: data of equal variance in all directions have none."""
 MIN_ROWS_PER_BIN = 64
 LEARNED_SOMETHING = 0.5
-"""Of the way from C0 down to L_iso: from there on the timestep should matter."""
+"""Of the way from C0 down to the trivial loss: from there on the timestep should matter."""
 RISING_SENSITIVITY = 2.0
 """Times that at the look before: from there on a model is learning to use the timestep."""
 NOISY_SENSITIVITY = 0.25
@@ -302,9 +302,7 @@ def find_loss_stuck(report: Report, window: TrialWindow, limits: Limits) -> Find
         words={
             "bar": f"another trial of this model reached about {sound:.3g}"
             if sound > window.trivial
-            else f"the best single gain per timestep gives {sound:.3g}"
-            if window.trivial == window.isotropic
-            else f"the best linear denoiser gives {window.linear:.3g}, and this is {sound:.3g}",
+            else f"the best single gain per timestep gives {sound:.3g}",
             "remedy": _pace_remedy(window),
         },
     )

@@ -120,7 +120,7 @@ class TrialWindow:
         self.trivial = self.isotropic
         """What a model that has learned anything comes below: L_iso. Where the numbers of an
         example go together, as pixels do, one gain for all of them may be hardly better than a
-        constant; then MIN_PROGRESS below C0, which the best linear denoiser is far beyond."""
+        constant; then MIN_PROGRESS below C0, where the best linear denoiser is at least."""
         if self.has_progress_to_make:
             self.trivial = min(self.isotropic, (1 - MIN_PROGRESS) * self.constant)
         self.alive_bar = self.constant - ALIVE_SHARE * (self.constant - self.trivial)
@@ -429,8 +429,8 @@ class TrialWindow:
 
     @property
     def peer_ratio(self) -> float:
-        """How many times the trivial loss counts as sound for this model so far, 1 at least."""
-        return self.reachable(self.last_step) / self.trivial
+        """How many times L_iso counts as sound for this model so far, 1 at least."""
+        return max(1.0, self.reachable(self.last_step) / self.isotropic)
 
     def log_loss_slope_t(self, share: float, min_windows: int) -> float:
         """t statistic of the slope of log loss over the last ``share`` of the windows.

@@ -243,7 +243,7 @@ def test_of_few_steps_only_the_gauge_gets_a_quarter():
     [
         (World(gauge_slope=1.2), 1),
         (World(gauge_slope=0.2, gauge_offset=-0.6), 3),
-        (World(gauge_slope=0.0, gauge_offset=-1.4), 3),
+        (World(gauge_offset=-6.0), 3),
     ],
     ids=["steep", "flat", "points beyond the edge"],
 )
@@ -254,6 +254,59 @@ def test_of_few_steps_a_gauge_that_hardly_changes_is_checked_by_scores(world, nu
 
     assert sum(r.purpose is Purpose.SEARCH for r in records) == num_full
     assert abs(math.log2(answer.params["learning_rate"] / 0.004)) <= 1.3
+
+
+@pytest.mark.parametrize("has_gauge", [True, False])
+@pytest.mark.parametrize("edge", [0.05, 0.007, 0.001])
+def test_ordinary_trials_in_the_place_of_short_ones_leave_a_safe_answer(has_gauge, edge):
+    spec = study(trainer={"max_train_steps": 2000, "eval_every": 2000, "lr_schedule": "cosine"})
+    world = World(edge=math.log2(edge), best=math.log2(edge) - 4, has_gauge=has_gauge)
+    answer = recommend_from(search(spec, world), spec.model_dump(mode="json"))
+
+    assert answer.params is not None
+    assert answer.p_unstable_doubled <= 0.1
+
+
+def test_of_few_steps_the_gauge_is_read_though_the_first_trial_could_not():
+    world = World(edge=-2.5, best=-5.0, gauge_from=-6.5)
+    records = search(study(trainer=SHORT), world)
+    (full,) = [r for r in records if r.purpose is Purpose.SEARCH]
+
+    assert rate(full) == pytest.approx(-5.5, abs=0.3)
+
+
+@pytest.mark.parametrize("stress", [1, 2, 3])
+def test_of_few_steps_too_the_next_setting_is_as_far_down_as_the_stress_was_up(stress):
+    spec = study(trainer=SHORT, confirm={"seeds": 2, "stress_octaves": stress})
+    records = search_and_confirm(spec, World(edge=-3.0, best=-6.0, late_edge=-5.5))
+    full = [rate(r) for r in records if r.purpose is Purpose.SEARCH]
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.confirmation.has_held
+    assert all(
+        low == pytest.approx(high - stress, abs=0.1) for high, low in itertools.pairwise(full)
+    )
+
+
+@pytest.mark.parametrize("late_edge", [-6.7, -7.2])
+@pytest.mark.parametrize("steps", [400, 2000])
+def test_where_full_trials_fail_late_lower_ones_follow(late_edge, steps):
+    spec = study(trainer={"max_train_steps": steps, "eval_every": steps // 20, "report_every": 20})
+    records = search(spec, World(edge=-3.0, best=-6.0, late_edge=late_edge))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert len(records) < 20
+    assert math.log2(answer.params["learning_rate"]) <= late_edge
+
+
+def test_norms_that_fall_while_training_do_not_move_the_main_line():
+    space = {"learning_rate": RATE, "max_grad_norm": {"choice": [0.1, 0.3, 1.0, None]}}
+    for trainer in (None, SHORT):
+        records = search(study(space, trainer=trainer), World(norm_falls=True))
+        full = next(r for r in records if r.purpose is Purpose.SEARCH)
+        after = records[records.index(full) :]
+
+        assert {r.params["max_grad_norm"] for r in after} == {full.params["max_grad_norm"]}
 
 
 def test_every_schedule_has_an_offset_of_its_own():

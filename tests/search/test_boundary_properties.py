@@ -84,7 +84,7 @@ def random_world(generator: random.Random, study: StudySpec) -> World:
     edge = generator.uniform(low - 2, high + 2)
     return World(
         edge=edge,
-        best=edge - generator.uniform(0, 6),
+        best=edge - generator.uniform(-2, 6),
         has_gauge=generator.random() < 0.8,
         learns_from=generator.choice([-math.inf, generator.uniform(low, high)]),
         late_edge=generator.choice([math.inf, edge - 0.5, edge - 2]),

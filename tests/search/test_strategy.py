@@ -119,35 +119,29 @@ def test_a_short_trial_ends_where_rules_and_gauge_have_spoken(trainer, fraction,
 
 
 @pytest.mark.parametrize(
-    ("trainer", "step"),
+    ("steps", "every", "warmup", "step"),
     [
-        (
-            {"max_train_steps": 2000, "eval_every": 20, "report_every": 20},
-            200,
-        ),  # 100 of them after warm-up
-        ({"max_train_steps": 1000, "eval_every": 20, "report_every": 20}, 160),
-        ({"max_train_steps": 400, "eval_every": 20, "report_every": 20}, 100),  # a quarter
-        (
-            {
-                "max_train_steps": 400,
-                "eval_every": 20,
-                "report_every": 20,
-                "lr_warmup_fraction": 0.2,
-            },
-            160,
-        ),
-        ({"max_train_steps": 400, "eval_every": 400}, None),
+        (2000, 20, 0.05, 200),
+        (1000, 20, 0.05, 160),
+        (400, 20, 0.05, 100),
+        (500, 100, 0.05, 100),
+        (400, 20, 0.2, 160),
+        (400, 400, 0.05, None),
     ],
     ids=[
-        "already",
+        "100 steps are over",
         "100 steps",
         "a quarter at most",
+        "the evaluation before the quarter",
         "twice warm-up comes first",
         "no evaluation",
     ],
 )
-def test_one_that_reads_the_gauge_goes_on_until_it_is_readable(trainer, step):
-    assert probe_end(study({"learning_rate": RATE}), TrainerSpec.model_validate(trainer)) == step
+def test_one_that_reads_the_gauge_goes_on_until_it_is_readable(steps, every, warmup, step):
+    trainer = {"max_train_steps": steps, "eval_every": every, "report_every": 20}
+    spec = TrainerSpec.model_validate(trainer | {"lr_warmup_fraction": warmup})
+
+    assert probe_end(study({"learning_rate": RATE}), spec) == step
 
 
 # --- the end ------------------------------------------------------------------------------------

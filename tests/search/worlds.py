@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stabsearch.recommend.confirm import planned_trials
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, TrialRecord
@@ -30,6 +31,10 @@ class World:
     """Octaves that the gauge reads for one."""
     gauge_offset: float = 0.0
     """Octaves that it reads at the best rate."""
+    gauge_from: float = -math.inf
+    """Below it the gauge says nothing."""
+    norm_falls: bool = False
+    """Gradient norms halve with every doubling of the steps."""
     edge_moves_with_clip: float = 0.0
     """Octaves of edge per octave of clip, from clip 1."""
 
@@ -45,7 +50,7 @@ class World:
         edge = self.edge_at(params.get("max_grad_norm") or 1.0)
         trainer = spec.trainer_for(params)
         budget = trainer.max_train_steps
-        changes: dict[str, object] = {"steps": budget, "outcome": Outcome.COMPLETED}
+        changes: dict[str, Any] = {"steps": budget, "outcome": Outcome.COMPLETED}
         if proposal.purpose is Purpose.PROBE:
             changes |= {
                 "steps": probe_end(spec, trainer, reads_gauge=proposal.reads_gauge),
@@ -54,7 +59,8 @@ class World:
             }
         gauge = self.gauge_offset + self.gauge_slope * (rate - self.best)
         gauge = max(-6.0, min(6.0, gauge))
-        changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
+        is_read = self.has_gauge and rate >= self.gauge_from
+        changes["lr_gauge_octaves"] = gauge if is_read else None
         changes["score"] = min(5.0 * 1.08 ** (rate - self.best) ** 2, DEAD_SCORE)
         changes["constant_score"] = DEAD_SCORE
         if rate > edge:
@@ -63,6 +69,7 @@ class World:
             changes |= DIVERGED | {"steps": budget * 3 // 4}
         elif rate < self.learns_from:
             changes |= NOT_LEARNING
+        share = changes["steps"] / budget
         return synthetic_study.record(
             trial_id=f"{number:04d}-{seed}",
             setting=number,
@@ -70,7 +77,7 @@ class World:
             params=params,
             purpose=proposal.purpose,
             max_train_steps=budget,
-            grad_norm_median=0.5,
+            grad_norm_median=0.05 / share if self.norm_falls else 0.5,
             **changes,
         )
 
