@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from stabsearch.records import Outcome, Severity, StoppedBy
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger
 from stabsearch.search.observer import StudyObserver
@@ -171,10 +171,7 @@ def test_every_kind_of_domain_reaches_optuna():
     assert distributions["max_grad_norm"].choices == (None, 1.0)
 
 
-def test_a_strategy_that_waits_is_not_asked_again_before_something_has_changed(
-    tmp_path, monkeypatch
-):
-    """Ray asks many times a second, and an answer may take a fit."""
+def boundary_searcher(tmp_path, **fields):
     spec = StudySpec.model_validate(
         {
             "name": "waits",
@@ -182,14 +179,52 @@ def test_a_strategy_that_waits_is_not_asked_again_before_something_has_changed(
             "searcher": {"name": "boundary"},
             "stop_when": "edge within 1 octave",
             "storage": str(tmp_path),
+            **fields,
         }
     )
     store = StudyStore(spec.path)
     store.create(spec.model_dump(mode="json"), spec.fingerprint())
-    ledger = Ledger(store, StudyObserver())
-    searcher = SettingSearcher(
-        spec, ledger, distributions_for(spec), tmp_path / "optuna.journal", dict, 99
+    return SettingSearcher(
+        spec,
+        Ledger(store, StudyObserver()),
+        distributions_for(spec),
+        tmp_path / "optuna.journal",
+        dict,
+        99,
     )
+
+
+def test_a_second_seed_of_a_short_trial_is_as_long_as_the_first(tmp_path):
+    """A study of few steps has short trials of two lengths."""
+    searcher = boundary_searcher(
+        tmp_path,
+        seeds=2,
+        trainer={"max_train_steps": 400, "eval_every": 20, "report_every": 20},
+    )
+    finished = [
+        record(
+            trial_id=f"{n:04d}-0",
+            setting=n,
+            params={"learning_rate": rate},
+            purpose=Purpose.PROBE,
+            outcome=Outcome.STOPPED,
+            stopped_by=StoppedBy.PROBE,
+            max_train_steps=400,
+            steps=steps,
+        )
+        for n, (rate, steps) in enumerate([(1e-3, 100), (1e-2, 40)])
+    ]
+    searcher.restore_settings(finished, (), ())
+
+    lengths = {i: searcher.ledger.live(i).stop_at for i in ("0000-1", "0001-1")}
+    assert lengths == {"0000-1": 100, "0001-1": 40}
+
+
+def test_a_strategy_that_waits_is_not_asked_again_before_something_has_changed(
+    tmp_path, monkeypatch
+):
+    """Ray asks many times a second, and an answer may take a fit."""
+    searcher = boundary_searcher(tmp_path)
     monkeypatch.setattr(searcher, "_make_config", lambda live: {"trial_id": live.trial_id})
     asked = 0
     while searcher.suggest(f"ray-{asked}") is not None:
@@ -198,4 +233,4 @@ def test_a_strategy_that_waits_is_not_asked_again_before_something_has_changed(
 
     assert asked == 4
     assert searcher.suggest("ray-again") is None
-    assert ledger.fatal is None
+    assert searcher.ledger.fatal is None
