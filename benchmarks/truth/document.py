@@ -67,12 +67,12 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
         "the best learning rate and not OK; *degraded* is the rest. *Knowable*: unstable, and its "
         "own curve shows it by 10% of the budget. Then its reports were judged again. Thresholds "
         "are chosen by the tuning grids only (`python -m benchmarks.truth --tune`); the hold-out "
-        "grids have another optimizer, other networks, other data, and a width that no tuning "
-        "grid of their schedule has. `patches_sgd` was a hold-out until it showed that L_iso is "
-        "no bar for data whose numbers go together; `colour_sgd` took its place. `adamw_short` "
-        "was added when the first scores of `dit` and `unet` showed "
+        "grids have another optimizer, other networks, and a width that no tuning grid of their "
+        "schedule has. `adamw_short` was added when the first scores of `dit` and `unet` showed "
         "that calls come late in short trainings, so in that respect those two are no longer "
-        "unseen. In `adamw_constant` and `v_layernorm` a clip of 1 and none often make the same "
+        "unseen. The grids of other data came last. `patches_sgd` was one of them until it "
+        "showed that L_iso is no bar for data whose numbers go together; `colour_sgd` took its "
+        "place. In `adamw_constant` and `v_layernorm` a clip of 1 and none often make the same "
         "trial; the hold-out grids have no such twins."
     )
     if missing := [f"`{grid.name}`" for grid in GRIDS if grid.name not in by_grid]:

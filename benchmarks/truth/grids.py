@@ -30,6 +30,8 @@ class Split(StrEnum):
     """Thresholds may be chosen by it."""
     HOLD_OUT = "hold-out"
     """Only measured. A threshold that was changed because of one makes it a tuning grid."""
+    OTHER_DATA = "other data"
+    """The same, on data that no threshold was chosen with, added later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +269,7 @@ GRIDS: tuple[Grid, ...] = (
     # Another data set, after the rules and the search had been written.
     Grid(
         name="patches_adamw",
-        split=Split.HOLD_OUT,
+        split=Split.OTHER_DATA,
         task="epsilon, AdamW, linear decay, MLP of width 64, patches of photographs",
         trainer=trainer(**MLP, data=PATCHES, lr_schedule="linear"),
         learning_rates=staggered(PATCHES_ADAMW, {None: 1, 1.0: 1, 0.3: 1, 0.1: 1}),
@@ -293,7 +295,7 @@ GRIDS: tuple[Grid, ...] = (
     ),
     Grid(
         name="colour_sgd",
-        split=Split.HOLD_OUT,
+        split=Split.OTHER_DATA,
         task="v-prediction, SGD with momentum 0.9, linear decay, MLP of width 64, colour patches",
         trainer=trainer(
             **MLP,
