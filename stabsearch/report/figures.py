@@ -222,7 +222,10 @@ def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object,
     (safe,) = axes.plot(np.where(is_tried, safe_rates, math.nan), values, **SAFE_LINE)
     handles: list[tuple[object, str]] = [((band, line), EDGE_LABEL), (safe, SAFE_LABEL)]
     if not is_tried.all():
-        wide = axes.fill_betweenx(values, low, high, where=~is_tried, alpha=0.07, **band_look)
+        is_guessed = ~is_tried
+        is_guessed[:-1] |= ~is_tried[1:]  # one point more on either side: the bands meet
+        is_guessed[1:] |= ~is_tried[:-1]
+        wide = axes.fill_betweenx(values, low, high, where=is_guessed, alpha=0.07, **band_look)
         (guess,) = axes.plot(middle, values, **GUESSED_LINE)  # the other line covers its part
         handles.append(((wide, guess), GUESSED_LABEL))
     return handles
