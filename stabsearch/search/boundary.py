@@ -77,6 +77,9 @@ APART = 0.5
 """Octaves that two trials of one question are kept apart while neither has ended."""
 SETTLED = 0.5
 """A full trial within this many octaves of where the next would go has answered for it."""
+ENOUGH_UNREAD = 2
+"""Trials without a reading after which a line counts as one without a gauge; one alone may have
+been too low to learn anything by then."""
 MAX_FULL_TRIALS = 4
 """Full trials of one line before its answer is taken as it is."""
 WITHOUT_GAUGE = (0.0, -COMPARED, -2 * COMPARED)
@@ -180,8 +183,9 @@ class Boundary:
             wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
             if rate is not None and self._is_free(rate, self._asking(others, seen)):
-                is_asked = rate == wanted[0] or not seen.gauge
-                return self._short(others, rate, reads_gauge=is_asked)
+                is_unknown = not seen.gauge and seen.num_unread < ENOUGH_UNREAD
+                reads_gauge = rate == wanted[0] or is_unknown
+                return self._short(others, rate, reads_gauge=reads_gauge)
         best = self._best_rate(others, seen, edge, is_edge_known=wanted[1] is None)
         if wanted[0] is None and best is not None and not seen.full_under_way:
             return self._full(others, best)

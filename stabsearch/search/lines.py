@@ -52,6 +52,8 @@ class Seen:
     gauge: tuple[tuple[float, float], ...]
     """(rate, octaves above the best one) as short trials read it, ascending; as longer ones did
     where no short one could."""
+    num_unread: int
+    """Stable trials that were long enough for it and have no reading."""
     full: tuple[tuple[float, float], ...]
     """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
@@ -171,6 +173,9 @@ class View:
             unstable=tuple(rate_of(r.params) for r in unstable),
             timid=tuple(rate_of(r.params) for r in timid),
             gauge=tuple(sorted(readings.items())),
+            num_unread=sum(
+                r.lr_gauge_octaves is None and r.steps >= readable_from for r in stable
+            ),
             full=tuple(sorted(scores.items())),
             num_full=len({r.setting for r in full}),
             full_tried=tuple(rate_of(r.params) for r in full),

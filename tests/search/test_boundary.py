@@ -309,6 +309,13 @@ def test_norms_that_fall_while_training_do_not_move_the_main_line():
         assert {r.params["max_grad_norm"] for r in after} == {full.params["max_grad_norm"]}
 
 
+def test_of_few_steps_without_a_gauge_two_trials_are_enough_to_know_it():
+    records = search(study(trainer=SHORT), World(has_gauge=False))
+    probes = [r for r in records if r.purpose is Purpose.PROBE and not r.is_unstable]
+
+    assert sorted(r.steps for r in probes)[-3:] == [40, 100, 100]
+
+
 def test_every_schedule_has_an_offset_of_its_own():
     spec = study({"learning_rate": RATE, "lr_schedule": {"choice": ["constant", "cosine"]}})
     full = {
