@@ -27,6 +27,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
@@ -86,6 +87,31 @@ WITHOUT_GAUGE = (0.0, -COMPARED, -2 * COMPARED)
 """Octaves below the safe rate at which full trials go where there is no gauge."""
 NUM_CANDIDATES = 256
 """Settings among which the free proposals choose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What a line's trainer says of its trials."""
+
+    has_short: bool
+    """Whether a short trial takes less than the whole budget."""
+    readable_from: int
+    """Step from which the gauge is read."""
+    is_early: bool
+    """Whether that is within READABLE_STEPS of warm-up."""
+    is_constant: bool
+    """Whether the learning rate stays as it is after warm-up."""
+
+    @property
+    def offset(self) -> float:
+        """Octaves from the gauge's zero to where the full trial goes."""
+        return (CONSTANT_OFFSET if self.is_constant else DECAYED_OFFSET) + (
+            EARLY_OFFSET * self.is_early
+        )
+
+    def asking(self, seen: Seen) -> Sequence[float]:
+        """Rates under way whose result decides where the next short trial goes."""
+        return seen.short_under_way if self.has_short else seen.full_under_way
 
 
 class Boundary:
@@ -153,7 +179,7 @@ class Boundary:
     def _guard(self, view: View, others: Params) -> ParamValue:
         """The clip of a main line: near twice the typical gradient norm of stable trials."""
         domain = self._domains[MAX_GRAD_NORM]
-        norm = view.typical_norm(others, self._readable_from(others))
+        norm = view.typical_norm(others, self._timing(others).readable_from)
         if isinstance(domain, Choice):
             values = sorted(float(v) for v in domain.choice if v is not None)
             if not values:
@@ -170,23 +196,24 @@ class Boundary:
 
     def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:
         """DONE when the line has its answer."""
-        seen = view.seen(others, self._readable_from(others))
+        timing = self._timing(others)
+        seen = view.seen(others, timing.readable_from)
         if seen.is_blank:
-            return self._first(view, others, seen)
+            return self._first(view, others, seen, timing)
         edge = LineEdge(view, others, seen, self._low, self._high)
         wanted = (
             self._towards_zero(seen),
             self._towards_edge(seen, edge, self._precision),
         )
-        has_failed_late = self._has_short(others) and bool(seen.full_unstable)
+        has_failed_late = timing.has_short and bool(seen.full_unstable)
         if math.isfinite(seen.held_below) or has_failed_late:
             wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
-            if rate is not None and self._is_free(rate, self._asking(others, seen)):
+            if rate is not None and self._is_free(rate, timing.asking(seen)):
                 is_unknown = not seen.gauge and seen.num_unread < ENOUGH_UNREAD
                 reads_gauge = rate == wanted[0] or is_unknown
                 return self._short(others, rate, reads_gauge=reads_gauge)
-        best = self._best_rate(others, seen, edge, is_edge_known=wanted[1] is None)
+        best = self._best_rate(timing, seen, edge, is_edge_known=wanted[1] is None)
         if wanted[0] is None and best is not None and not seen.full_under_way:
             return self._full(others, best)
         is_settled = all(rate is None for rate in wanted) and best is None
@@ -194,19 +221,20 @@ class Boundary:
 
     def _on_side_line(self, view: View, others: Params) -> Proposal | None:
         """Short trials around the edge that other lines suggest; None when there is no need."""
-        seen = view.seen(others, self._readable_from(others))
+        timing = self._timing(others)
+        seen = view.seen(others, timing.readable_from)
         edge = LineEdge(view, others, seen, self._low, self._high)
         if edge.middle is None:
             return None
         rate = self._towards_edge(seen, edge, SIDE_PRECISION)
-        asking = self._asking(others, seen)
+        asking = timing.asking(seen)
         known = len(seen.stable) + len(seen.unstable) + len(asking)
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
         if not is_wanted or rate is None or not self._is_free(rate, asking):
             return None
         return self._short(others, rate, reads_gauge=False)
 
-    def _first(self, view: View, others: Params, seen: Seen) -> Proposal | Pause:
+    def _first(self, view: View, others: Params, seen: Seen, timing: Timing) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
         known = LineEdge(view, others, seen, self._low, self._high).middle
         if known is not None:
@@ -214,7 +242,7 @@ class Boundary:
         else:
             rates = list(self._spread())
         for rate in rates:
-            if self._is_free(rate, self._asking(others, seen)) and self._is_new(rate, seen):
+            if self._is_free(rate, timing.asking(seen)) and self._is_new(rate, seen):
                 return self._short(others, rate, reads_gauge=True)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
@@ -274,11 +302,11 @@ class Boundary:
         return self._nearest_new(rate, seen)
 
     def _best_rate(
-        self, others: Params, seen: Seen, edge: LineEdge, *, is_edge_known: bool
+        self, timing: Timing, seen: Seen, edge: LineEdge, *, is_edge_known: bool
     ) -> float | None:
         """Where a trial of the whole budget is wanted; None when there is one already, or the
         edge decides it and is not yet known."""
-        has_short = self._has_short(others)
+        has_short = timing.has_short
         if not seen.stable or (has_short and seen.num_full >= MAX_FULL_TRIALS):
             return None
         is_held = math.isfinite(seen.held_below)
@@ -288,10 +316,10 @@ class Boundary:
         zero = gauge_zero(seen.gauge)
         wishes = [limit + octaves for octaves in WITHOUT_GAUGE]
         if zero is not None:
-            wishes = [min(zero.rate + self._offset(others), limit)]
+            wishes = [min(zero.rate + timing.offset, limit)]
         if not is_edge_known and (zero is None or wishes[0] == limit):
             return None
-        is_compared = has_short and not is_held and self._is_read_early(others)
+        is_compared = has_short and not is_held and timing.is_early
         if seen.full and zero is not None and is_compared:
             is_doubtful = zero.is_flat or wishes[0] == limit
             wishes = self._below_the_best(seen) if is_doubtful else []
@@ -309,15 +337,6 @@ class Boundary:
         lowest, score = seen.full[0]
         is_best = score <= min(other for _, other in seen.full)
         return [lowest - COMPARED] if is_best else []
-
-    def _is_read_early(self, others: Params) -> bool:
-        warmup = warmup_steps(self._spec.trainer_for(others))
-        return self._readable_from(others) - warmup < READABLE_STEPS
-
-    def _offset(self, others: Params) -> float:
-        is_constant = self._spec.trainer_for(others).lr_schedule == "constant"
-        offset = CONSTANT_OFFSET if is_constant else DECAYED_OFFSET
-        return offset + EARLY_OFFSET * self._is_read_early(others)
 
     # --- beyond the lines -------------------------------------------------------------------
 
@@ -342,17 +361,15 @@ class Boundary:
 
     # --- small things -----------------------------------------------------------------------
 
-    def _has_short(self, others: Params) -> bool:
-        return probe_end(self._spec, self._spec.trainer_for(others), reads_gauge=False) is not None
-
-    def _asking(self, others: Params, seen: Seen) -> Sequence[float]:
-        """Rates under way whose result decides where the next short trial goes."""
-        return seen.short_under_way if self._has_short(others) else seen.full_under_way
-
-    def _readable_from(self, others: Params) -> int:
-        """Step from which the gauge is read on a line."""
+    def _timing(self, others: Params) -> Timing:
         trainer = self._spec.trainer_for(others)
-        return probe_end(self._spec, trainer) or trainer.max_train_steps
+        readable_from = probe_end(self._spec, trainer) or trainer.max_train_steps
+        return Timing(
+            has_short=probe_end(self._spec, trainer, reads_gauge=False) is not None,
+            readable_from=readable_from,
+            is_early=readable_from - warmup_steps(trainer) < READABLE_STEPS,
+            is_constant=trainer.lr_schedule == "constant",
+        )
 
     def _spread(self, shares: Sequence[float] = FIRST_SHARES) -> Iterator[float]:
         return (self._low + share * (self._high - self._low) for share in shares)
