@@ -108,10 +108,12 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         everything: list[TrialRecord | LiveTrial] = [*unfinished, *finished, *failed]
         done = {record.trial_id for record in finished}
         started = {trial.trial_id: trial for trial in unfinished}
-        known = {t.setting: self._proposal_of(t) for t in everything}
+        # A confirmation adds seeds to a setting of the search, whose own purpose comes last.
+        known = {
+            t.setting: self._proposal_of(t)
+            for t in sorted(everything, key=lambda t: t.purpose.is_search)
+        }
         self._next_number = max(known, default=-1) + 1
-        # A confirmation adds seeds to a setting of the search: its own purpose is the search's.
-        known |= {t.setting: self._proposal_of(t) for t in everything if t.purpose.is_search}
         begun: list[TrialRecord | LiveTrial] = [*failed, *unfinished]
         open_settings = {trial.setting for trial in begun if trial.purpose.is_search}
         for number in range(self._next_number):
@@ -204,13 +206,13 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
 
     def _proposal_of(self, trial: TrialRecord | LiveTrial) -> Proposal:
         """What a trial on file was proposed as."""
+        plain = Proposal(params=trial.params, purpose=trial.purpose)
+        if trial.purpose is not Purpose.PROBE:
+            return plain
         trainer = self._spec.trainer_for(trial.params)
         end = trial.stop_at if isinstance(trial, LiveTrial) else trial.steps
-        return Proposal(
-            params=trial.params,
-            purpose=trial.purpose,
-            reads_gauge=end != probe_end(self._spec, trainer, reads_gauge=False),
-        )
+        is_brief = end == probe_end(self._spec, trainer, reads_gauge=False)
+        return replace(plain, reads_gauge=not is_brief)
 
     def _propose(self, proposal: Proposal) -> None:
         number = self._next_number
