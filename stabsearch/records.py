@@ -500,6 +500,8 @@ class TrialRecord:
     """C0, the held-out loss of the best constant prediction, in the units of ``eval_loss``."""
     loss_unit: float | None = None
     """u = L_iso - L_lin, in the same units."""
+    grad_norm_late: float | None = None
+    """As ``grad_norm_median``, over the last quarter of the reports."""
 
     @property
     def is_stable(self) -> bool:

@@ -108,11 +108,11 @@ THRESHOLDS: dict[str, Threshold] = {
         10.0,
     ),
     "R6.sensitivity": Threshold(
-        0.02,
+        0.005,
         "relative rise of the held-out loss when timesteps are shuffled",
         "faults",
-        0.03,
-        0.01,
+        0.02,
+        0.002,
     ),
     "R7.share": Threshold(
         0.9, "one bin's share of the squared per-sample gradient norm", "faults", 0.7, 0.95

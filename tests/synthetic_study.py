@@ -136,6 +136,7 @@ def record(
         "clip_coef_mean": 0.99,
         "constant_loss": 1.0,
         "loss_unit": UNIT,
+        "grad_norm_late": CEILING / 4,
     }
     return TrialRecord(**(plain | changes))  # type: ignore[arg-type]
 

@@ -139,6 +139,10 @@ DIT = octaves(1.5e-4, 1.5, 1.5, *HALF, 0.5, 0.5, 1, 1, 1, 2)
 
 PATCHES = {"name": "benchmarks.truth.patches:load"}
 COLOUR = PATCHES | {"size": 4, "colour": True, "seed": 1}
+COLOUR_IMAGES = PATCHES | {"colour": True, "seed": 2}
+TERRAIN = {"name": "benchmarks.truth.terrain:load"}
+UNET_MODEL = {"name": "unet", "width": 8}
+DIT_MODEL = {"name": "dit", "width": 32, "num_blocks": 2, "patch_size": 4}
 MLP = {"max_train_steps": 2000, "report_every": 25, "eval_every": 100, "lr_warmup_fraction": 0.05}
 SHORT = {
     "max_train_steps": 400,
@@ -219,7 +223,7 @@ GRIDS: tuple[Grid, ...] = (
         name="unet",
         split=Split.HOLD_OUT,
         task="epsilon, AdamW, constant, UNet of width 8 with attention",
-        trainer=trainer(**SHORT, model={"name": "unet", "width": 8}),
+        trainer=trainer(**SHORT, model=UNET_MODEL),
         learning_rates=staggered(UNET, {None: 1, 1.0: 1}),
         seeds=3,
     ),
@@ -229,7 +233,7 @@ GRIDS: tuple[Grid, ...] = (
         task="epsilon, AdamW, cosine decay, DiT of width 32, 2 blocks, patches of 4",
         trainer=trainer(
             **SHORT,
-            model={"name": "dit", "width": 32, "num_blocks": 2, "patch_size": 4},
+            model=DIT_MODEL,
             lr_schedule="cosine",
         ),
         learning_rates=staggered(DIT, {None: 1, 1.0: 1, 0.1: 1}),
@@ -248,9 +252,7 @@ GRIDS: tuple[Grid, ...] = (
         name="patches_unet",
         split=Split.TUNING,
         task="epsilon, AdamW, cosine decay, UNet of width 8, patches of photographs",
-        trainer=trainer(
-            **SHORT, data=PATCHES, model={"name": "unet", "width": 8}, lr_schedule="cosine"
-        ),
+        trainer=trainer(**SHORT, data=PATCHES, model=UNET_MODEL, lr_schedule="cosine"),
         learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1}),
         seeds=2,
     ),
@@ -261,9 +263,58 @@ GRIDS: tuple[Grid, ...] = (
         trainer=trainer(
             **SHORT,
             data=PATCHES,
-            model={"name": "dit", "width": 32, "num_blocks": 2, "patch_size": 4},
+            model=DIT_MODEL,
         ),
         learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1}),
+        seeds=2,
+    ),
+    # A flat gauge, and a clip below the gradient norm: what unet and dit showed.
+    Grid(
+        name="unet_cosine",
+        split=Split.TUNING,
+        task="epsilon, AdamW, cosine decay, UNet of width 8 with attention",
+        trainer=trainer(**SHORT, model=UNET_MODEL, lr_schedule="cosine"),
+        learning_rates=staggered(PATCHES_SHORT, {1.0: 1, 0.1: 1}),
+        seeds=2,
+    ),
+    Grid(
+        name="dit_constant",
+        split=Split.TUNING,
+        task="epsilon, AdamW, constant, DiT of width 32, 2 blocks, patches of 4",
+        trainer=trainer(**SHORT, model=DIT_MODEL),
+        learning_rates=staggered(PATCHES_SHORT, {1.0: 1, 0.1: 1}),
+        seeds=2,
+    ),
+    Grid(
+        name="unet_constant",
+        split=Split.TUNING,
+        task="epsilon, AdamW, constant, UNet of width 8, patches of photographs",
+        trainer=trainer(**SHORT, data=PATCHES, model=UNET_MODEL),
+        learning_rates=staggered(PATCHES_SHORT, {1.0: 1, 0.1: 1}),
+        seeds=2,
+    ),
+    # For tuning since they showed trials that fail later than the shortest ones see (colour_unet),
+    # and that R6 takes a model narrower than its data for one that is blind (colour_dit).
+    Grid(
+        name="colour_unet",
+        split=Split.TUNING,
+        task="v-prediction, AdamW, linear decay, UNet of width 8, colour patches",
+        trainer=trainer(
+            **SHORT,
+            data=COLOUR_IMAGES,
+            model=UNET_MODEL,
+            prediction_type="v_prediction",
+            lr_schedule="linear",
+        ),
+        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
+        seeds=2,
+    ),
+    Grid(
+        name="colour_dit",
+        split=Split.TUNING,
+        task="epsilon, AdamW, cosine decay, DiT of width 32, 2 blocks, colour patches",
+        trainer=trainer(**SHORT, data=COLOUR_IMAGES, model=DIT_MODEL, lr_schedule="cosine"),
+        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
         seeds=2,
     ),
     # Another data set, after the rules and the search had been written.
@@ -306,6 +357,32 @@ GRIDS: tuple[Grid, ...] = (
         ),
         learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 2, 0.03: 6}),
         seeds=3,
+    ),
+    # Generated last, after everything that chooses by any other grid.
+    Grid(
+        name="terrain_adamw",
+        split=Split.OTHER_DATA,
+        task="epsilon, AdamW, constant, MLP of width 64, patches of a map of heights",
+        trainer=trainer(**MLP, data=TERRAIN),
+        learning_rates=staggered(PATCHES_ADAMW, {None: 1, 1.0: 1, 0.1: 1}),
+        seeds=2,
+    ),
+    Grid(
+        name="terrain_sgd",
+        split=Split.OTHER_DATA,
+        task="epsilon, SGD with momentum 0.9, cosine decay, MLP of width 64, patches of a map of "
+        "heights",
+        trainer=trainer(**MLP, data=TERRAIN, optimizer="sgd", lr_schedule="cosine"),
+        learning_rates=staggered(SGD, {None: 1, 1.0: 1, 0.1: 6}),
+        seeds=2,
+    ),
+    Grid(
+        name="terrain_unet",
+        split=Split.OTHER_DATA,
+        task="v-prediction, AdamW, constant, UNet of width 8, patches of a map of heights",
+        trainer=trainer(**SHORT, data=TERRAIN, model=UNET_MODEL, prediction_type="v_prediction"),
+        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
+        seeds=2,
     ),
 )
 MOST_SEEDS = max(grid.seeds for grid in GRIDS)

@@ -163,6 +163,12 @@ TRIALS: tuple[Column, ...] = (
         True,
     ),
     Column("loss_unit", _FLOAT, "u = L_iso - L_lin, in the same units.", True),
+    Column(
+        "grad_norm_late",
+        _FLOAT,
+        "As `grad_norm_median`, over the last quarter of the reports.",
+        True,
+    ),
 )
 
 REPORTS: tuple[Column, ...] = (
@@ -414,7 +420,8 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
             if encoded and value is not None:
                 value = json.loads(value)
             params[name.removeprefix(PARAM_PREFIX)] = value
-        plain = {name: row[name] for name in _RECORD_FIELDS if name != "params"}
+        # A column that was added since this file was written leaves its field at the default.
+        plain = {name: row[name] for name in _RECORD_FIELDS if name in row and name != "params"}
         plain |= {
             "params": params,
             "outcome": Outcome(row["outcome"]),

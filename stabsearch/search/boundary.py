@@ -2,16 +2,17 @@
 
 A tuner trains settings to the end to learn which was best. Two questions are answered earlier: by
 a tenth of the budget a trial shows on which side of the stability edge it lies (rules R1), and by
-then, or somewhat later where the budget is small, how far its learning rate is from the best one
-(the gauge, R3). So on a *line*, all parameters
-but the learning rate held:
+then, or somewhat later where the budget is small, a few of them show where the best rate is
+(``best_rate``: the gauge, R3, and early scores). So on a *line*, all parameters but the learning
+rate held:
 
 1. a few rates spread over the range, until something is known;
-2. where the gauge reads zero: between a rate that it calls too low and one that it calls too high;
+2. the best rate as far as is known, and an octave on either side of it;
 3. where the edge lies: bisection, first between the highest stable and the lowest unstable rate,
-   then at the posterior median of the edge, until it is known to the asked precision;
-4. a trial of the whole budget at the rate whose *surroundings* are best: a little below the
-   gauge's zero, and so far below the edge that one margin above it few runs fail.
+   then at the posterior median of the edge, until it is known to the asked precision, or better
+   where it decides the answer;
+4. a trial of the whole budget at the best rate, but so far below the edge that one margin above it
+   few runs fail.
 
 The main line clips at about twice the typical gradient norm: a guard that leaves most steps alone.
 With ``stop_when`` that is all; a setting that does not hold in its confirmation sends the search
@@ -31,21 +32,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
-from stabsearch.recommend.space import LEARNING_RATE, MAX_GRAD_NORM
+from stabsearch.recommend.space import CLIP_REACH, LEARNING_RATE, MAX_GRAD_NORM
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
-from stabsearch.search.lines import NEAR, LineEdge, Seen, View, gauge_zero, is_near
+from stabsearch.search.best_rate import AT_THE_END, CONSTANT, DECAYED
+from stabsearch.search.lines import NEAR, LineEdge, Seen, Timing, View, is_near
 from stabsearch.search.strategy import (
-    READABLE_STEPS,
     Pause,
     Proposal,
     at_share,
     probe_end,
-    warmup_steps,
 )
 from stabsearch.spec import Choice, Domain, StudySpec
 
 DEFAULT_PRECISION = 0.25
 """Half of the 90% interval of the edge, in octaves, where the study does not say."""
+DECIDING_PRECISION = 0.7
+"""The same at least, where the edge decides how high the answer may be."""
 SIDE_PRECISION = 0.5
 """The same on lines other than the main one."""
 
@@ -56,62 +58,43 @@ FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
 """Where, of the way through the range of rates, trials start before anything is known."""
 LATER_SHARES = (0.125, 0.0)
 """Where else, if none of those learned."""
-CONSTANT_OFFSET, DECAYED_OFFSET = 0.0, -0.5
-"""Octaves from the gauge's zero to the rate whose worst score within an octave is lowest; of a
-decaying rate the zero is too high for that. Chosen on the tuning grids of benchmarks/truth, at the
-clips that are a guard there."""
-EARLY_OFFSET = -0.5
-"""More, where it is read within READABLE_STEPS of warm-up: the zero is higher there."""
 STEP_DOWN = 1.0
 """Octaves down from a trial of the whole budget that did not end well."""
-COMPARED = 1.5
-"""Octaves down to the next, where scores are to tell: less, and seeds differ more than they do."""
 
 DIGITS = 4
 """Of a proposed rate: finer than any edge."""
-CLOSE = 1.25
-"""Octaves between a stable rate that the gauge calls too low and an unstable one: no need to read
-it in between."""
-BESIDE = 0.5
-"""Octaves from the supposed zero of the gauge to further readings of it."""
+BRACKET, IN_PLACE = 1.0, 0.6
+"""Octaves on either side of the best rate at which short trials are wanted, too, and within which
+one of them counts as there."""
 APART = 0.5
 """Octaves that two trials of one question are kept apart while neither has ended."""
 SETTLED = 0.5
 """A full trial within this many octaves of where the next would go has answered for it."""
-ENOUGH_UNREAD = 2
-"""Trials without a reading after which a line counts as one without a gauge; one alone may have
-been too low to learn anything by then."""
 MAX_FULL_TRIALS = 4
 """Full trials of one line before its answer is taken as it is."""
-WITHOUT_GAUGE = (0.0, -COMPARED, -2 * COMPARED)
-"""Octaves below the safe rate at which full trials go where there is no gauge."""
+WITHOUT_SCORES = (0.0, -1.5, -3.0)
+"""Octaves below the safe rate at which full trials go where no short one has a score."""
 NUM_CANDIDATES = 256
 """Settings among which the free proposals choose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """What a line's trainer says of its trials."""
+class Line:
+    """A line and what follows from what is known of it, in log2 of the learning rate."""
 
-    has_short: bool
-    """Whether a short trial takes less than the whole budget."""
-    readable_from: int
-    """Step from which the gauge is read."""
-    is_early: bool
-    """Whether that is within READABLE_STEPS of warm-up."""
-    is_constant: bool
-    """Whether the learning rate stays as it is after warm-up."""
+    others: Params
+    timing: Timing
+    seen: Seen
+    edge: LineEdge
+    best: float | None
+    """The best rate, the edge aside."""
+    limit: float
+    """The highest rate that a full trial may have."""
 
     @property
-    def offset(self) -> float:
-        """Octaves from the gauge's zero to where the full trial goes."""
-        return (CONSTANT_OFFSET if self.is_constant else DECAYED_OFFSET) + (
-            EARLY_OFFSET * self.is_early
-        )
-
-    def asking(self, seen: Seen) -> Sequence[float]:
-        """Rates under way whose result decides where the next short trial goes."""
-        return seen.short_under_way if self.has_short else seen.full_under_way
+    def is_limited(self) -> bool:
+        """Whether that decides where the full trial goes, or may when the edge is known better."""
+        return self.best is None or self.best > self.limit - SETTLED
 
 
 class Boundary:
@@ -179,14 +162,15 @@ class Boundary:
     def _guard(self, view: View, others: Params) -> ParamValue:
         """The clip of a main line: near twice the typical gradient norm of stable trials."""
         domain = self._domains[MAX_GRAD_NORM]
-        norm = view.typical_norm(others, self._timing(others).readable_from)
+        norm = view.typical_norm(others, self._timing(others))
         if isinstance(domain, Choice):
             values = sorted(float(v) for v in domain.choice if v is not None)
             if not values:
                 return None
             if norm is None:
                 return values[len(values) // 2]
-            return min(values, key=lambda v: abs(math.log2(v / (GUARD_NORMS * norm))))
+            guards = [v for v in values if norm / CLIP_REACH <= v <= norm * CLIP_REACH]
+            return min(guards or values, key=lambda v: abs(math.log2(v / (GUARD_NORMS * norm))))
         low, high = _ends(domain)
         if norm is None:
             return _middle(domain)
@@ -194,76 +178,97 @@ class Boundary:
 
     # --- a line -----------------------------------------------------------------------------
 
+    def _line(self, view: View, others: Params) -> Line:
+        timing = self._timing(others)
+        seen = view.seen(others, timing)
+        edge = LineEdge(view, others, seen, self._low, self._high)
+        # What failed late contradicts the short trials around it: the fitted edge is of no use.
+        safe = seen.held_below if seen.is_held else edge.safe(self._spec.margin_octaves)
+        best = timing.best(seen)
+        return Line(
+            others=others,
+            timing=timing,
+            seen=seen,
+            edge=edge,
+            best=best,
+            limit=min(safe, self._high),
+        )
+
     def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:
         """DONE when the line has its answer."""
-        timing = self._timing(others)
-        seen = view.seen(others, timing.readable_from)
+        line = self._line(view, others)
+        seen, asking = line.seen, line.timing.asking(line.seen)
         if seen.is_blank:
-            return self._first(view, others, seen, timing)
-        edge = LineEdge(view, others, seen, self._low, self._high)
-        wanted = (
-            self._towards_zero(seen),
-            self._towards_edge(seen, edge, self._precision),
-        )
-        has_failed_late = timing.has_short and bool(seen.full_unstable)
-        if math.isfinite(seen.held_below) or has_failed_late:
+            return self._first(line)
+        precision = self._precision
+        if line.is_limited:
+            precision = min(precision, DECIDING_PRECISION)
+        wanted = (self._towards_best(line), self._towards_edge(line, precision))
+        has_failed_late = line.timing.has_short and bool(seen.full_unstable)
+        if seen.is_held or has_failed_late:
             wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
-            if rate is not None and self._is_free(rate, timing.asking(seen)):
-                is_unknown = not seen.gauge and seen.num_unread < ENOUGH_UNREAD
-                reads_gauge = rate == wanted[0] or is_unknown
-                return self._short(others, rate, reads_gauge=reads_gauge)
-        best = self._best_rate(timing, seen, edge, is_edge_known=wanted[1] is None)
+            if rate is not None and self._is_free(rate, asking):
+                is_longer = rate == wanted[0] or seen.fails_slowly
+                return self._short(others, rate, reads_gauge=is_longer)
+        is_edge_known = wanted[1] is None and not asking
+        best = self._full_rate(line, is_edge_known=is_edge_known)
         if wanted[0] is None and best is not None and not seen.full_under_way:
             return self._full(others, best)
         is_settled = all(rate is None for rate in wanted) and best is None
-        return Pause.DONE if is_settled and not seen.full_under_way else Pause.WAIT
+        return Pause.DONE if is_settled and not seen.is_under_way else Pause.WAIT
 
     def _on_side_line(self, view: View, others: Params) -> Proposal | None:
         """Short trials around the edge that other lines suggest; None when there is no need."""
-        timing = self._timing(others)
-        seen = view.seen(others, timing.readable_from)
-        edge = LineEdge(view, others, seen, self._low, self._high)
-        if edge.middle is None:
+        line = self._line(view, others)
+        if line.edge.middle is None:
             return None
-        rate = self._towards_edge(seen, edge, SIDE_PRECISION)
-        asking = timing.asking(seen)
+        seen, asking = line.seen, line.timing.asking(line.seen)
+        rate = self._towards_edge(line, SIDE_PRECISION)
         known = len(seen.stable) + len(seen.unstable) + len(asking)
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
         if not is_wanted or rate is None or not self._is_free(rate, asking):
             return None
         return self._short(others, rate, reads_gauge=False)
 
-    def _first(self, view: View, others: Params, seen: Seen, timing: Timing) -> Proposal | Pause:
+    def _first(self, line: Line) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
-        known = LineEdge(view, others, seen, self._low, self._high).middle
+        seen, known = line.seen, line.edge.middle
         if known is not None:
             rates = [min(max(known + side, self._low), self._high) for side in (-1.0, 1.0)]
+        elif line.best is not None:
+            rates = [line.best]
         else:
             rates = list(self._spread())
         for rate in rates:
-            if self._is_free(rate, timing.asking(seen)) and self._is_new(rate, seen):
-                return self._short(others, rate, reads_gauge=True)
+            if self._is_free(rate, line.timing.asking(seen)) and self._is_new(rate, seen):
+                return self._short(line.others, rate, reads_gauge=line.best is None)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
-    def _towards_zero(self, seen: Seen) -> float | None:
-        """Where to read the gauge next; None when its zero is pinned, or there is no gauge."""
+    def _towards_best(self, line: Line) -> float | None:
+        """Where the next short trial goes that is about the best rate: there, as far as is known,
+        and an octave on either side of it. None when enough were tried."""
+        seen = line.seen
         if not seen.stable:
             return self._downwards(seen)
-        zero = gauge_zero(seen.gauge)
-        if zero is None or zero.is_pinned:
+        if line.best is None:
             return None
-        ceiling = min(seen.unstable, default=math.inf)
-        if zero.rate >= ceiling - APART:
-            # The best rate lies at the edge or beyond it: what counts is the edge.
-            if not math.isfinite(seen.top):
-                return self._downwards(seen)
-            if ceiling - seen.top <= CLOSE:
-                return None
-            return self._nearest_new((ceiling + seen.top) / 2, seen)
-        wishes = (zero.rate, zero.rate + BESIDE, zero.rate - BESIDE)
-        rates = (min(max(wish, self._low), self._high) for wish in wishes)
-        return next((r for r in rates if all(abs(r - t) > APART / 2 for t in seen.tried)), None)
+        highest = min((self._high, *(rate - APART for rate in seen.unstable)))
+        there = (
+            *(trial.rate for trial in seen.early),
+            *line.timing.asking(seen),
+            *seen.timid,
+            *seen.failed,
+        )
+        wishes = (min(line.best + side, highest) for side in (0.0, BRACKET, -BRACKET))
+        return next(
+            (
+                wish
+                for wish in wishes
+                if wish >= self._low and all(abs(wish - rate) > IN_PLACE for rate in there)
+            ),
+            None,
+        )
 
     def _downwards(self, seen: Seen) -> float | None:
         """Nothing was stable yet, or nothing below the lowest failure: half-way down from there.
@@ -279,11 +284,12 @@ class Boundary:
             return self._nearest_new((bottom + ceiling) / 2, seen)
         return bottom if self._is_new(bottom, seen) else None
 
-    def _towards_edge(self, seen: Seen, edge: LineEdge, precision: float) -> float | None:
+    def _towards_edge(self, line: Line, precision: float) -> float | None:
         """The rate of the next trial that is about the edge; None when the edge is known well
         enough, or lies outside of the range."""
+        seen, edge = line.seen, line.edge
         if not seen.stable:
-            return None  # its zero is looked for first, downwards
+            return None  # a stable rate is looked for first, downwards
         if not seen.unstable:
             if edge.middle is not None and edge.middle < self._high:
                 rate = edge.middle if self._is_new(edge.middle, seen) else edge.middle + APART
@@ -299,44 +305,29 @@ class Boundary:
         is_bracket_wide = lowest - below > min(precision, APART)
         use_middle = edge.middle is not None and not is_bracket_wide
         rate = edge.middle if use_middle and edge.middle is not None else (lowest + below) / 2
+        if rate >= self._high and not self._is_new(self._high, seen):
+            return None  # what is left to learn lies above the range
         return self._nearest_new(rate, seen)
 
-    def _best_rate(
-        self, timing: Timing, seen: Seen, edge: LineEdge, *, is_edge_known: bool
-    ) -> float | None:
+    def _full_rate(self, line: Line, *, is_edge_known: bool) -> float | None:
         """Where a trial of the whole budget is wanted; None when there is one already, or the
         edge decides it and is not yet known."""
-        has_short = timing.has_short
+        seen, has_short = line.seen, line.timing.has_short
         if not seen.stable or (has_short and seen.num_full >= MAX_FULL_TRIALS):
             return None
-        is_held = math.isfinite(seen.held_below)
-        # What failed late contradicts the short trials around it: the fitted edge is of no use.
-        safe = seen.held_below if is_held else edge.safe(self._spec.margin_octaves)
-        limit = min(safe, self._high)
-        zero = gauge_zero(seen.gauge)
-        wishes = [limit + octaves for octaves in WITHOUT_GAUGE]
-        if zero is not None:
-            wishes = [min(zero.rate + timing.offset, limit)]
-        if not is_edge_known and (zero is None or wishes[0] == limit):
+        if line.is_limited and not is_edge_known:
             return None
-        is_compared = has_short and not is_held and timing.is_early
-        if seen.full and zero is not None and is_compared:
-            is_doubtful = zero.is_flat or wishes[0] == limit
-            wishes = self._below_the_best(seen) if is_doubtful else []
         if has_short and seen.num_full and not seen.full:  # lower ones may end well
             wishes = [min(seen.full_tried) - STEP_DOWN]
-        elif has_short and seen.full_unstable and not is_held:
+        elif has_short and seen.full_unstable and not seen.is_held:
             wishes = []
+        elif line.best is None:
+            wishes = [line.limit + octaves for octaves in WITHOUT_SCORES]
+        else:
+            wishes = [min(line.best, line.limit)]
         taken = (*seen.full_tried, *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
-
-    def _below_the_best(self, seen: Seen) -> list[float]:
-        """A step down while the lowest rate is the best: where the gauge is read early, and is
-        flat or points beyond the safe rates, as that of a UNet does (``patches_unet``)."""
-        lowest, score = seen.full[0]
-        is_best = score <= min(other for _, other in seen.full)
-        return [lowest - COMPARED] if is_best else []
 
     # --- beyond the lines -------------------------------------------------------------------
 
@@ -363,12 +354,14 @@ class Boundary:
 
     def _timing(self, others: Params) -> Timing:
         trainer = self._spec.trainer_for(others)
-        readable_from = probe_end(self._spec, trainer) or trainer.max_train_steps
+        edge_until = probe_end(self._spec, trainer, reads_gauge=False)
+        has_short = edge_until is not None
+        by_schedule = CONSTANT if trainer.lr_schedule == "constant" else DECAYED
         return Timing(
-            has_short=probe_end(self._spec, trainer, reads_gauge=False) is not None,
-            readable_from=readable_from,
-            is_early=readable_from - warmup_steps(trainer) < READABLE_STEPS,
-            is_constant=trainer.lr_schedule == "constant",
+            has_short=has_short,
+            edge_until=edge_until or trainer.max_train_steps,
+            readable_from=probe_end(self._spec, trainer) or trainer.max_train_steps,
+            expected=by_schedule if has_short else AT_THE_END,
         )
 
     def _spread(self, shares: Sequence[float] = FIRST_SHARES) -> Iterator[float]:
@@ -381,8 +374,10 @@ class Boundary:
         return all(abs(rate - other) > self._near for other in seen.tried)
 
     def _nearest_new(self, rate: float, seen: Seen) -> float | None:
-        """The nearest untried rate within the range."""
-        offsets = sorted((k * self._near for k in range(-25, 26)), key=abs)
+        """The nearest untried rate within the range; none farther off than trials are kept apart:
+        it would say little of what is asked."""
+        most = int(APART / self._near)
+        offsets = sorted((k * self._near for k in range(-most, most + 1)), key=abs)
         tried = (rate + offset for offset in offsets)
         return next(
             (r for r in tried if self._low <= r <= self._high and self._is_new(r, seen)), None

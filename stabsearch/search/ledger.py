@@ -108,6 +108,10 @@ class LiveTrial:
             clip_coef_mean=_summary(statistics.fmean, (r.clip_coef_mean for r in reports)),
             constant_loss=self.facts.reference.constant if self.facts else None,
             loss_unit=self.facts.reference.unit if self.facts else None,
+            grad_norm_late=_summary(
+                statistics.median,
+                (r.grad_norm_median for r in reports[-math.ceil(len(reports) / 4) :]),
+            ),
         )
 
     def add_verdicts(self, verdicts: Iterable[Verdict]) -> None:

@@ -6,7 +6,6 @@ Rates are log2 of the learning rate throughout. Plain records in; no Ray, no Opt
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,22 +22,48 @@ from stabsearch.recommend.space import (
     SearchSpace,
     learning_rate_of,
     search_space,
+    steps_with_gradient,
 )
 from stabsearch.records import Outcome, Params, ParamValue, Purpose, TrialRecord
+from stabsearch.search.best_rate import EarlyTrial, Expected, best_rate
 from stabsearch.search.strategy import Proposal
 
 SAME_CLIP = 1.01
 """Clips this many octaves apart are on one line: the edge hardly knows the difference."""
-NEAR_ZERO, ENOUGH, ENOUGH_SPREAD = 1.5, 3, 0.4
-"""Octaves; so many readings within that of zero, so far apart in rate, pin it."""
-SLOPES = (0.6, 1.8)
-"""Octaves that the gauge may read for one."""
-AT_ZERO = 0.3
-"""A gauge reading this small is the zero itself."""
-LONGEST_STRIDE = 3.0
-"""Octaves that one gauge reading may move the search: far away it only knows the direction."""
+RESERVE = 0.4
+"""Of the accepted probability of failure: what is learned later may raise it."""
+LEAST_RISK = 1.25
+"""Times the lowest risk of a line: accepted where trials contradict each other so much that it is
+high everywhere."""
 NEAR = 0.06
 """Octaves within which a rate counts as tried: the same seed would say the same again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What a line's trainer says of its trials."""
+
+    has_short: bool
+    """Whether a short trial takes less than the whole budget."""
+    edge_until: int
+    """Step at which a trial that is about the edge ends."""
+    readable_from: int
+    """Step at which one that is about the best rate ends: from then on the gauge is read."""
+    expected: Expected
+    """What the trials that read it show at the best rate."""
+
+    @property
+    def purpose(self) -> Purpose:
+        """Of the trials that ask where the best rate and the edge are."""
+        return Purpose.PROBE if self.has_short else Purpose.SEARCH
+
+    def best(self, seen: Seen) -> float | None:
+        """The best rate, the edge aside; None where nothing says it."""
+        return best_rate(seen.early, self.expected) if seen.early else None
+
+    def asking(self, seen: Seen) -> Sequence[float]:
+        """Rates under way whose result decides where the next short trial goes."""
+        return seen.short_under_way if self.has_short else seen.full_under_way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +74,12 @@ class Seen:
     unstable: tuple[float, ...]
     timid: tuple[float, ...]
     """Rates of trials that never learned, and not for being above the edge."""
-    gauge: tuple[tuple[float, float], ...]
-    """(rate, octaves above the best one) as short trials read it, ascending; as longer ones did
-    where no short one could."""
-    num_unread: int
-    """Stable trials that were long enough for it and have no reading."""
+    early: tuple[EarlyTrial, ...]
+    """The stable short trials that were long enough to read the gauge, ascending in rate; with an
+    optimizer that undoes the scale of the gradient those with other clips, too. The ordinary
+    trials where no short one is shorter."""
+    fails_slowly: bool
+    """Whether a short trial failed later than one that is about the edge ends."""
     full: tuple[tuple[float, float], ...]
     """(rate, score) of stable trials of the whole budget, the worst over seeds."""
     num_full: int
@@ -68,6 +94,11 @@ class Seen:
     """Rates above this are one confirmation's failure too high; inf without one."""
     short_under_way: tuple[float, ...]
     full_under_way: tuple[float, ...]
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a setting of this line did not hold in its confirmation."""
+        return math.isfinite(self.held_below)
 
     @property
     def is_blank(self) -> bool:
@@ -127,33 +158,21 @@ class View:
             (e for e in self._plain if e.space.category(e.records[0].params) == category), None
         )
 
-    def typical_norm(self, others: Params, readable_from: int) -> float | None:
-        """The median gradient norm where the rate is best, as far as is known: that of the stable
-        trial with the same words that the gauge reads nearest to zero. Without a gauge the median
-        over stable trials: norms fall with the rate, and high rates are tried the most."""
-        # Norms fall as a training goes on: trials of one length compare with each other.
-        readers = [
-            r for r in self._records if r.purpose is Purpose.PROBE and r.steps >= readable_from
-        ]
+    def typical_norm(self, others: Params, timing: Timing) -> float | None:
+        """The median gradient norm of a whole training where the rate is best, as far as is known:
+        that of the stable trial with the same words whose score is best."""
+        words = {name: value for name, value in others.items() if isinstance(value, str)}
         alike = [
-            (r.lr_gauge_octaves, r.grad_norm_median)
-            for r in readers or self._records
-            if r.grad_norm_median
-            and r.trial_id not in self._unstable
-            and not never_learned(r)
-            and all(
-                r.params[name] == value
-                for name, value in others.items()
-                if isinstance(value, str) and name in r.params
-            )
+            (r.score, norm)
+            for r in self._readers(timing)
+            if r.score
+            and (norm := _norm_of_training(r))
+            and all(r.params.get(name, value) == value for name, value in words.items())
         ]
-        read = [(abs(octaves), norm) for octaves, norm in alike if octaves is not None]
-        if read:
-            return min(read)[1]
-        return float(np.median(np.array([norm for _, norm in alike]))) if alike else None
+        return min(alike)[1] if alike else None
 
-    def seen(self, others: Params, readable_from: int) -> Seen:
-        """What is known of a line, the gauge read after ``readable_from`` steps and later."""
+    def seen(self, others: Params, timing: Timing) -> Seen:
+        """What is known of a line."""
         here = [r for r in self._records if is_on_line(r.params, others)]
         unstable = [r for r in here if r.trial_id in self._unstable]
         timid = [r for r in here if never_learned(r) and r not in unstable]
@@ -161,8 +180,6 @@ class View:
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
-        readings = _readings(stable, Purpose.PROBE, readable_from)
-        readings = readings or _readings(stable, Purpose.SEARCH, readable_from)
         scores: dict[float, float] = {}
         for r in full:
             if r.is_stable and r.score is not None:
@@ -172,9 +189,9 @@ class View:
             stable=tuple(rate_of(r.params) for r in stable),
             unstable=tuple(rate_of(r.params) for r in unstable),
             timid=tuple(rate_of(r.params) for r in timid),
-            gauge=tuple(sorted(readings.items())),
-            num_unread=sum(
-                r.lr_gauge_octaves is None and r.steps >= readable_from for r in stable
+            early=self._early(others, timing),
+            fails_slowly=any(
+                r.purpose is Purpose.PROBE and r.steps > timing.edge_until for r in unstable
             ),
             full=tuple(sorted(scores.items())),
             num_full=len({r.setting for r in full}),
@@ -189,6 +206,32 @@ class View:
                 rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.SEARCH
             ),
         )
+
+    def _early(self, others: Params, timing: Timing) -> tuple[EarlyTrial, ...]:
+        alike = dict(others)
+        if not steps_with_gradient(self._study, others):
+            alike.pop(MAX_GRAD_NORM, None)
+        trials = [
+            EarlyTrial(
+                rate=rate_of(r.params),
+                score=r.score,
+                octaves=r.lr_gauge_octaves if timing.has_short else None,
+            )
+            for r in self._readers(timing)
+            if r.score and is_on_line(r.params, alike)
+        ]
+        return tuple(sorted(trials, key=lambda trial: trial.rate))
+
+    def _readers(self, timing: Timing) -> list[TrialRecord]:
+        """Stable trials of one length, whose scores and norms compare with each other."""
+        return [
+            r
+            for r in self._records
+            if r.purpose is timing.purpose
+            and r.steps >= timing.readable_from
+            and r.trial_id not in self._unstable
+            and not never_learned(r)
+        ]
 
     def _held_below(self, others: Params) -> float:
         """Below the settings of this line that did not hold in their confirmation: as far as the
@@ -216,14 +259,14 @@ class View:
         return bool(distances.min() > NEAR)
 
 
-def _readings(
-    trials: Sequence[TrialRecord], purpose: Purpose, readable_from: int
-) -> dict[float, float]:
-    return {
-        rate_of(r.params): r.lr_gauge_octaves
-        for r in trials
-        if r.purpose is purpose and r.steps >= readable_from and r.lr_gauge_octaves is not None
-    }
+def _norm_of_training(record: TrialRecord) -> float | None:
+    """The median gradient norm that a training will have, from the first part of it: where norms
+    fell they go on falling. On the tuning grids a quarter of an octave off, at a tenth to a
+    quarter of the budget, where the median so far is off by more than half an octave."""
+    so_far, late = record.grad_norm_median, record.grad_norm_late
+    if not so_far or not late or record.steps >= record.max_train_steps:
+        return so_far
+    return late * min(1.0, late / so_far)
 
 
 class LineEdge:
@@ -243,64 +286,20 @@ class LineEdge:
             self.half_width = edge.half_width_octaves
 
     def safe(self, octaves: float) -> float:
-        """The highest rate, in log2, at which few runs fail ``octaves`` above it; without an
-        edge, the highest that was stable."""
+        """The highest rate, in log2, at which few runs fail ``octaves`` above it, or hardly more
+        than anywhere; without an edge, the highest that was stable."""
         if self._landscape is None or self.middle is None:
             return self._seen_top
         rates = self.middle - np.arange(-2.0, 12.0, 1 / 16)
-        for rate in rates:
-            p = self._landscape.p_unstable(
+        risks = [
+            self._landscape.p_unstable(
                 self._some | {LEARNING_RATE: float(2.0**rate)}, factor=2.0**octaves
             )
-            if p is not None and p <= MAX_FAILURE_PROBABILITY:
-                return float(rate)
-        return float(rates[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Zero:
-    """Where the gauge reads zero."""
-
-    rate: float
-    """log2."""
-    is_pinned: bool
-    """Enough readings around it agree."""
-    is_flat: bool = False
-    """They hardly change with the rate, so that it might as well lie elsewhere."""
-
-
-def gauge_zero(readings: Sequence[tuple[float, float]]) -> Zero | None:
-    """Where the gauge is zero, from (rate in log2, octaves above the best), ascending in rate.
-
-    By a straight line through the readings near zero, where there are enough: one reading is a
-    third of an octave off by chance. Before that on the line between the two readings around
-    zero, or one stride from the nearest reading. None without a reading.
-    """
-    if not readings:
-        return None
-    near = [reading for reading in readings if abs(reading[1]) <= NEAR_ZERO]
-    rates = [rate for rate, _ in near]
-    if len(near) >= ENOUGH and max(rates) - min(rates) >= ENOUGH_SPREAD:
-        return _zero_of_line(near)
-    for (low, below), (high, above) in reversed(list(itertools.pairwise(readings))):
-        if below < 0 <= above:
-            return Zero(low + (high - low) * -below / (above - below), is_pinned=False)
-    nearest = min(readings, key=lambda reading: abs(reading[1]))
-    (lowest, at_lowest), (highest, at_highest) = readings[0], readings[-1]
-    if abs(nearest[1]) <= AT_ZERO:
-        return Zero(nearest[0] - nearest[1], is_pinned=False)
-    if at_lowest > 0:
-        return Zero(lowest - min(max(at_lowest, 1.0), LONGEST_STRIDE), is_pinned=False)
-    return Zero(highest + min(max(-at_highest, 1.0), LONGEST_STRIDE), is_pinned=False)
-
-
-def _zero_of_line(readings: Sequence[tuple[float, float]]) -> Zero:
-    """Least squares; the slope is held to what an octave may read as."""
-    rates, octaves = np.array(readings).T
-    spread = rates - rates.mean()
-    slope = float((spread @ octaves) / (spread @ spread))
-    rate = rates.mean() - octaves.mean() / np.clip(slope, *SLOPES)
-    return Zero(float(rate), is_pinned=True, is_flat=slope < SLOPES[0])
+            or 0.0
+            for rate in rates
+        ]
+        accepted = max(MAX_FAILURE_PROBABILITY * RESERVE, LEAST_RISK * min(risks))
+        return float(next(r for r, risk in zip(rates, risks, strict=True) if risk <= accepted))
 
 
 def rate_of(params: Params) -> float:

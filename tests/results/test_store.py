@@ -431,3 +431,10 @@ def test_a_damaged_table_is_named(store):
 
     with pytest.raises(ResultsError, match=r"trials\.parquet: is not a readable Parquet file"):
         load(store.path)
+
+
+def test_a_column_that_was_added_since_is_none_in_an_older_file():
+    records = synthetic.draw(trials=3)
+    older = schema.trials_table("demo", records).drop_columns(["grad_norm_late"])
+
+    assert schema.to_records(older) == [replace(r, grad_norm_late=None) for r in records]

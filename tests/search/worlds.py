@@ -19,20 +19,25 @@ from tests import synthetic_study
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Where the edge and the best rate lie, in log2 of the learning rate; an exact gauge."""
+    """Where the edge and the best rate lie, in log2 of the learning rate; the gauge and the scores
+    are exact."""
 
     edge: float = math.log2(0.05)
     best: float = math.log2(0.004)
     has_gauge: bool = True
     learns_from: float = -math.inf
+    has_score: bool = True
+    """Whether a short trial has one."""
+    score_ahead: float = 0.4
+    """Octaves above the best rate at which a short trial has the best score."""
+    slow_edge: float = math.inf
+    """Beyond it a short trial fails if it is longer than a tenth of the budget."""
     late_edge: float = math.inf
     """Beyond it a trial that trains longer than a short one fails late."""
     gauge_slope: float = 1.0
     """Octaves that the gauge reads for one."""
     gauge_offset: float = 0.0
     """Octaves that it reads at the best rate."""
-    gauge_from: float = -math.inf
-    """Below it the gauge says nothing."""
     norm_falls: bool = False
     """Gradient norms halve with every doubling of the steps."""
     edge_moves_with_clip: float = 0.0
@@ -59,12 +64,16 @@ class World:
             }
         gauge = self.gauge_offset + self.gauge_slope * (rate - self.best)
         gauge = max(-6.0, min(6.0, gauge))
-        is_read = self.has_gauge and rate >= self.gauge_from
-        changes["lr_gauge_octaves"] = gauge if is_read else None
-        changes["score"] = min(5.0 * 1.08 ** (rate - self.best) ** 2, DEAD_SCORE)
+        changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
+        is_short = proposal.purpose is Purpose.PROBE
+        best = self.best + self.score_ahead * is_short
+        score = min(5.0 * 1.08 ** (rate - best) ** 2, DEAD_SCORE)
+        changes["score"] = score if self.has_score or not is_short else None
         changes["constant_score"] = DEAD_SCORE
         if rate > edge:
             changes |= DIVERGED | {"steps": budget * 3 // 40, "lr_gauge_octaves": None}
+        elif rate > self.slow_edge and changes["steps"] > budget / 10:
+            changes |= DIVERGED | {"steps": budget // 5, "lr_gauge_octaves": None}
         elif rate > self.late_edge and proposal.purpose is not Purpose.PROBE:
             changes |= DIVERGED | {"steps": budget * 3 // 4}
         elif rate < self.learns_from:
@@ -77,7 +86,8 @@ class World:
             params=params,
             purpose=proposal.purpose,
             max_train_steps=budget,
-            grad_norm_median=0.05 / share if self.norm_falls else 0.5,
+            grad_norm_median=0.1 / share if self.norm_falls else 0.5,
+            grad_norm_late=0.057 / share if self.norm_falls else 0.5,
             **changes,
         )
 

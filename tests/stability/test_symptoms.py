@@ -203,13 +203,13 @@ def test_amplified_errors_are_said_once_of_epsilon(error, prediction_type, expec
 @pytest.mark.parametrize(
     ("shuffled", "prediction_type", "expected"),
     [
-        (0.1815, "epsilon", [Severity.PENALISE]),
-        (0.1815, "flow", [Severity.WARN]),
-        (0.19, "epsilon", []),
+        (0.1805, "epsilon", [Severity.PENALISE]),
+        (0.1805, "flow", [Severity.WARN]),
+        (0.1815, "epsilon", []),
     ],
 )
 def test_wrong_timesteps_must_raise_the_loss(shuffled, prediction_type, expected):
-    """Held-out loss 0.18: 0.8% is blind, 5.6% is not. Asked at 25%, 50% and 100%."""
+    """Held-out loss 0.18: 0.3% is blind, 0.8% is not. Asked at 25%, 50% and 100%."""
     reports = trial(every_evaluation={"shuffled_loss": shuffled})
     found = said("R6", reports, prediction_type=prediction_type)
 
@@ -221,10 +221,11 @@ def test_wrong_timesteps_must_raise_the_loss(shuffled, prediction_type, expected
     ("sensitivities", "expected"),
     [
         ((0.0026, 0.0169, 0.0485), []),  # SGD at a low learning rate, which ends well
-        ((0.0012, 0.0076, 0.0150), []),
-        ((0.0040, 0.0079, 0.0120), [1000]),
-        ((0.0010, 0.0045, 0.0060), [1000]),  # a rise within the noise
-        ((0.0300, 0.0150, 0.0100), [2000]),
+        ((0.0006, 0.0018, 0.0040), []),
+        ((0.0158, 0.0126, 0.0067), []),  # an MLP or DiT narrower than its data
+        ((0.0020, 0.0039, 0.0045), [1000]),
+        ((0.0003, 0.0012, 0.0015), [1000]),  # a rise within the noise
+        ((0.0100, 0.0040, 0.0030), [2000]),
         ((-0.001, 0.0010, 0.0000), [1000]),
     ],
 )
