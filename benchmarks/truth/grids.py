@@ -317,6 +317,21 @@ GRIDS: tuple[Grid, ...] = (
         learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
         seeds=2,
     ),
+    # For tuning since a full trial was seen on it that did not wait for what it should have known.
+    Grid(
+        name="colour_sgd",
+        split=Split.TUNING,
+        task="v-prediction, SGD with momentum 0.9, linear decay, MLP of width 64, colour patches",
+        trainer=trainer(
+            **MLP,
+            data=COLOUR,
+            optimizer="sgd",
+            prediction_type="v_prediction",
+            lr_schedule="linear",
+        ),
+        learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 2, 0.03: 6}),
+        seeds=3,
+    ),
     # Another data set, after the rules and the search had been written.
     Grid(
         name="patches_adamw",
@@ -342,20 +357,6 @@ GRIDS: tuple[Grid, ...] = (
             lr_schedule="cosine",
         ),
         learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 3, 0.03: 10}),
-        seeds=3,
-    ),
-    Grid(
-        name="colour_sgd",
-        split=Split.OTHER_DATA,
-        task="v-prediction, SGD with momentum 0.9, linear decay, MLP of width 64, colour patches",
-        trainer=trainer(
-            **MLP,
-            data=COLOUR,
-            optimizer="sgd",
-            prediction_type="v_prediction",
-            lr_schedule="linear",
-        ),
-        learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 2, 0.03: 6}),
         seeds=3,
     ),
     # Generated last, after everything that chooses by any other grid.

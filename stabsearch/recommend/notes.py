@@ -160,10 +160,10 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
 
 def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
     notes = []
-    if pick.landscape.surface is None and _is_by_gauge(pick):
+    if pick.landscape.surface is None and _is_by_short_trials(pick):
         notes.append(
-            "One setting was trained to its end. That it is near the best is what the gauge read "
-            "from short trials (docs/searching.md), not a comparison of scores."
+            "One setting was trained to its end. That it is near the best is what short trials "
+            "say (docs/searching.md), not a comparison of trainings to the end."
         )
     elif pick.landscape.surface is None:
         notes.append(
@@ -183,7 +183,7 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
     return notes
 
 
-def _is_by_gauge(pick: Candidate) -> bool:
+def _is_by_short_trials(pick: Candidate) -> bool:
     """Whether short trials chose it, and no other setting was trained to its end."""
     purposes = {r.purpose for r in pick.landscape.records}
     full = {r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH}

@@ -261,14 +261,10 @@ class Boundary:
             *seen.failed,
         )
         wishes = (min(line.best + side, highest) for side in (0.0, BRACKET, -BRACKET))
-        return next(
-            (
-                wish
-                for wish in wishes
-                if wish >= self._low and all(abs(wish - rate) > IN_PLACE for rate in there)
-            ),
-            None,
-        )
+        for wish in wishes:
+            if wish >= self._low and all(abs(wish - rate) > IN_PLACE for rate in there):
+                return self._nearest_new(wish, seen)  # a trial about the edge may be there
+        return None
 
     def _downwards(self, seen: Seen) -> float | None:
         """Nothing was stable yet, or nothing below the lowest failure: half-way down from there.
