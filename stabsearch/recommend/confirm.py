@@ -10,6 +10,7 @@ be otherwise where it does not.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,14 @@ from typing import Any
 from stabsearch.recommend.choice import Choice, choice_of
 from stabsearch.recommend.rounds import MAX_ROUNDS, Round, stress_params
 from stabsearch.recommend.space import LEARNING_RATE
-from stabsearch.recommend.words import count, params_text, times_words
+from stabsearch.recommend.words import count, params_text, percent, times_words
 from stabsearch.records import Confirmation, Params, Purpose, TrialRecord
 
 CONFIDENCE_LEFT = 0.05
 """One minus the confidence of every bound."""
+
+CLEARLY_BETTER = 0.98
+"""Times the setting's score, of a stress test whose every seed is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +122,8 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
             f"Nothing held in the confirmation ({why}): the setting above is the least risky one "
             "that is known, and it is not confirmed. Search lower learning rates."
         )
+    if choice.round is not None and choice.round.has_held:
+        notes += _better_under_stress(choice.round)
     why_not = no_certificate(choice)
     if why_not is not None and choice.round is not None and choice.round.is_planned_out:
         notes.append(
@@ -125,6 +131,25 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
             "allows."
         )
     return notes
+
+
+def _better_under_stress(held: Round) -> list[str]:
+    """A stress test trains a higher rate to its end: that may show that the best one is there."""
+    scores = [
+        {trial.seed: trial.score for trial in trials if trial.score}
+        for trials in (held.counted_own, held.counted_stress)
+    ]
+    own, stress = scores
+    ratios = [stress[seed] / own[seed] for seed in own.keys() & stress.keys()]
+    is_better = bool(ratios) and max(ratios) < 1 and statistics.median(ratios) <= CLEARLY_BETTER
+    if not is_better:
+        return []
+    lower = percent(1 - statistics.median(ratios))
+    return [
+        f"At {times_words(held.asked.stress_octaves)} the score is {lower} lower, and in "
+        f"{len(ratios)} of {count(len(ratios), 'seed')}: the best learning rate lies higher than "
+        "short trials say. Without `stop_when` a search compares trainings to the end."
+    ]
 
 
 def _moved(broken: Round) -> str:

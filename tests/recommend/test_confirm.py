@@ -154,6 +154,27 @@ def test_a_setting_that_held_is_confirmed_and_bounded():
     assert answer.num_stable_seeds == answer.num_seeds == 3
 
 
+@pytest.mark.parametrize(
+    ("stress_scores", "is_said"),
+    [((0.5, 0.55, 0.5), True), ((0.5, 0.55, 0.7), False), ((0.595, 0.59, 0.59), False)],
+    ids=["better in every seed", "worse in one", "hardly better"],
+)
+def test_a_stress_test_with_better_scores_says_that_the_best_rate_is_higher(
+    stress_scores, is_said
+):
+    records = searched()
+    for trial in ended(planned_trials(records, STUDY)):
+        is_stress = trial.purpose is Purpose.STRESS
+        records.append(replace(trial, score=stress_scores[trial.seed] if is_stress else 0.6))
+    answer = recommend_from(records, STUDY)
+    said = [note for note in answer.notes if "lies higher than short trials say" in note]
+
+    assert answer.confirmation.has_held
+    assert bool(said) == is_said
+    if said:
+        assert "the score is 17% lower, and in 3 of 3 seeds" in said[0]
+
+
 def test_a_setting_that_held_stays_although_a_better_one_is_found():
     records = searched()
     records += ended(planned_trials(records, STUDY))
