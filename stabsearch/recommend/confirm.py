@@ -147,8 +147,7 @@ def _better_under_stress(held: Round) -> list[str]:
     lower = percent(1 - statistics.median(ratios))
     return [
         f"At {times_words(held.asked.stress_octaves)} the score is {lower} lower, and in "
-        f"{len(ratios)} of {count(len(ratios), 'seed')}: the best learning rate lies higher than "
-        "short trials say. Without `stop_when` a search compares trainings to the end."
+        f"{len(ratios)} of {count(len(ratios), 'seed')}: the best learning rate lies higher."
     ]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -356,6 +356,8 @@ def check_version(table: pa.Table, path: object) -> None:
 # --- trials -----------------------------------------------------------------------------------
 
 _RECORD_FIELDS = tuple(f.name for f in fields(TrialRecord))
+_ADDED_FIELDS = frozenset(f.name for f in fields(TrialRecord) if f.default is not MISSING)
+"""A file that was written before a column was added leaves its field at the default."""
 
 
 def trials_table(study: str, records: Iterable[TrialRecord]) -> pa.Table:
@@ -420,8 +422,11 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
             if encoded and value is not None:
                 value = json.loads(value)
             params[name.removeprefix(PARAM_PREFIX)] = value
-        # A column that was added since this file was written leaves its field at the default.
-        plain = {name: row[name] for name in _RECORD_FIELDS if name in row and name != "params"}
+        plain = {
+            name: row[name]
+            for name in _RECORD_FIELDS
+            if name != "params" and (name in row or name not in _ADDED_FIELDS)
+        }
         plain |= {
             "params": params,
             "outcome": Outcome(row["outcome"]),

@@ -31,6 +31,11 @@ STEEPEST = 1.8
 FADING = 4.0
 """A trial with twice the lowest score has the weight of 2 to the power of minus this."""
 
+SAME_RATE = 0.06
+"""Octaves: closer rates are one, to a parabola."""
+NO_CURVATURE = 1e-6
+"""Equal scores have that much by rounding."""
+
 Floats = NDArray[np.float64]
 
 
@@ -86,11 +91,11 @@ def best_score_rate(trials: Sequence[EarlyTrial]) -> float:
     because neighbours differ by less than seeds do."""
     lowest = min(trials, key=lambda trial: trial.score).rate
     rates = np.array([trial.rate - lowest for trial in trials])
-    if len(set(rates)) < 3:
+    if len({round(rate / SAME_RATE) for rate in rates}) < 3:
         return lowest
     logs = np.log([trial.score for trial in trials])
     curvature, slope, _ = np.polyfit(rates, logs, 2, w=np.sqrt(_weights(trials)))
-    if curvature <= 0:
+    if curvature <= NO_CURVATURE:
         return lowest
     return lowest + float(np.clip(-slope / (2 * curvature), rates.min(), rates.max()))
 

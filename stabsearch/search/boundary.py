@@ -90,6 +90,8 @@ class Line:
     """The best rate, the edge aside."""
     limit: float
     """The highest rate that a full trial may have."""
+    fails_slowly: bool
+    """Trials about the edge have to be as long as those about the best rate."""
 
     @property
     def is_limited(self) -> bool:
@@ -192,6 +194,7 @@ class Boundary:
             edge=edge,
             best=best,
             limit=min(safe, self._high),
+            fails_slowly=view.fails_slowly(timing),
         )
 
     def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:
@@ -209,7 +212,7 @@ class Boundary:
             wanted = (None, None)  # a longer trial knows better than short ones where it fails
         for rate in wanted:
             if rate is not None and self._is_free(rate, asking):
-                is_longer = rate == wanted[0] or seen.fails_slowly
+                is_longer = rate == wanted[0] or line.fails_slowly
                 return self._short(others, rate, reads_gauge=is_longer)
         is_edge_known = wanted[1] is None and not asking
         best = self._full_rate(line, is_edge_known=is_edge_known)
@@ -229,7 +232,7 @@ class Boundary:
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
         if not is_wanted or rate is None or not self._is_free(rate, asking):
             return None
-        return self._short(others, rate, reads_gauge=False)
+        return self._short(others, rate, reads_gauge=line.fails_slowly)
 
     def _first(self, line: Line) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
@@ -237,12 +240,13 @@ class Boundary:
         if known is not None:
             rates = [min(max(known + side, self._low), self._high) for side in (-1.0, 1.0)]
         elif line.best is not None:
-            rates = [line.best]
+            rates = [min(max(line.best, self._low), self._high)]
         else:
             rates = list(self._spread())
         for rate in rates:
             if self._is_free(rate, line.timing.asking(seen)) and self._is_new(rate, seen):
-                return self._short(line.others, rate, reads_gauge=line.best is None)
+                is_longer = line.best is None or line.fails_slowly
+                return self._short(line.others, rate, reads_gauge=is_longer)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
     def _towards_best(self, line: Line) -> float | None:
@@ -256,6 +260,7 @@ class Boundary:
         highest = min((self._high, *(rate - APART for rate in seen.unstable)))
         there = (
             *(trial.rate for trial in seen.early),
+            *seen.unread,
             *line.timing.asking(seen),
             *seen.timid,
             *seen.failed,
@@ -313,7 +318,7 @@ class Boundary:
             return None
         if line.is_limited and not is_edge_known:
             return None
-        if has_short and seen.num_full and not seen.full:  # lower ones may end well
+        if has_short and seen.num_full and not seen.has_stable_full:  # lower ones may end well
             wishes = [min(seen.full_tried) - STEP_DOWN]
         elif has_short and seen.full_unstable and not seen.is_held:
             wishes = []
@@ -343,7 +348,9 @@ class Boundary:
         if not settings:
             return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
-            return self._short_if_possible(_straddle(landscape, settings), reads_gauge=False)
+            setting = _straddle(landscape, settings)
+            is_longer = view.fails_slowly(self._timing(setting))
+            return self._short_if_possible(setting, reads_gauge=is_longer)
         return Proposal(params=_robust(landscape, settings))
 
     # --- small things -----------------------------------------------------------------------

@@ -24,17 +24,18 @@ from stabsearch.recommend.space import (
     search_space,
     steps_with_gradient,
 )
-from stabsearch.records import Outcome, Params, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Outcome, Params, ParamValue, Purpose, StoppedBy, TrialRecord
 from stabsearch.search.best_rate import EarlyTrial, Expected, best_rate
 from stabsearch.search.strategy import Proposal
 
 SAME_CLIP = 1.01
 """Clips this many octaves apart are on one line: the edge hardly knows the difference."""
 RESERVE = 0.4
-"""Of the accepted probability of failure: what is learned later may raise it."""
+"""Share of MAX_FAILURE_PROBABILITY that a full trial may use: later trials may raise its risk."""
 LEAST_RISK = 1.25
-"""Times the lowest risk of a line: accepted where trials contradict each other so much that it is
-high everywhere."""
+"""Times the lowest risk of a line: accepted below its stable rates where trials contradict each
+other so much that the risk is high everywhere."""
+STOPPED_EARLIER = (StoppedBy.GAUGE, StoppedBy.RANK)
 NEAR = 0.06
 """Octaves within which a rate counts as tried: the same seed would say the same again."""
 
@@ -78,10 +79,11 @@ class Seen:
     """The stable short trials that were long enough to read the gauge, ascending in rate; with an
     optimizer that undoes the scale of the gradient those with other clips, too. The ordinary
     trials where no short one is shorter."""
-    fails_slowly: bool
-    """Whether a short trial failed later than one that is about the edge ends."""
-    full: tuple[tuple[float, float], ...]
-    """(rate, score) of stable trials of the whole budget, the worst over seeds."""
+    unread: tuple[float, ...]
+    """Rates of stable trials that were to show where the best one is and do not: stopped before
+    by rank or by the gauge, or without a score."""
+    has_stable_full: bool
+    """Whether a trial of the whole budget was stable."""
     num_full: int
     """Trials of the whole budget, however they ended."""
     full_tried: tuple[float, ...]
@@ -180,20 +182,21 @@ class View:
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
-        scores: dict[float, float] = {}
-        for r in full:
-            if r.is_stable and r.score is not None:
-                rate = rate_of(r.params)
-                scores[rate] = max(r.score, scores.get(rate, 0.0))
+        early = self._early(others, timing)
+        read = {trial.rate for trial in early}
         return Seen(
             stable=tuple(rate_of(r.params) for r in stable),
             unstable=tuple(rate_of(r.params) for r in unstable),
             timid=tuple(rate_of(r.params) for r in timid),
-            early=self._early(others, timing),
-            fails_slowly=any(
-                r.purpose is Purpose.PROBE and r.steps > timing.edge_until for r in unstable
+            early=early,
+            unread=tuple(
+                rate_of(r.params)
+                for r in stable
+                if r.purpose is timing.purpose
+                and (r.steps >= timing.readable_from or r.stopped_by in STOPPED_EARLIER)
+                and rate_of(r.params) not in read
             ),
-            full=tuple(sorted(scores.items())),
+            has_stable_full=any(r.is_stable for r in full),
             num_full=len({r.setting for r in full}),
             full_tried=tuple(rate_of(r.params) for r in full),
             full_unstable=tuple(rate_of(r.params) for r in full if r in unstable),
@@ -205,6 +208,14 @@ class View:
             full_under_way=tuple(
                 rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.SEARCH
             ),
+        )
+
+    def fails_slowly(self, timing: Timing) -> bool:
+        """Whether a short trial, of any line, failed later than one about the edge ends."""
+        return any(
+            r.purpose is Purpose.PROBE and r.steps > timing.edge_until
+            for r in self._records
+            if r.trial_id in self._unstable
         )
 
     def _early(self, others: Params, timing: Timing) -> tuple[EarlyTrial, ...]:
@@ -264,7 +275,9 @@ def _norm_of_training(record: TrialRecord) -> float | None:
     fell they go on falling. On the tuning grids a quarter of an octave off, at a tenth to a
     quarter of the budget, where the median so far is off by more than half an octave."""
     so_far, late = record.grad_norm_median, record.grad_norm_late
-    if not so_far or not late or record.steps >= record.max_train_steps:
+    if not so_far or not math.isfinite(so_far):
+        return None
+    if not late or record.steps >= record.max_train_steps:
         return so_far
     return late * min(1.0, late / so_far)
 
@@ -286,20 +299,28 @@ class LineEdge:
             self.half_width = edge.half_width_octaves
 
     def safe(self, octaves: float) -> float:
-        """The highest rate, in log2, at which few runs fail ``octaves`` above it, or hardly more
-        than anywhere; without an edge, the highest that was stable."""
+        """The highest rate, in log2, at which few runs fail ``octaves`` above it; where that is
+        nowhere, the highest one below stable trials with hardly more risk than any. Without an
+        edge, the highest that was stable."""
         if self._landscape is None or self.middle is None:
             return self._seen_top
         rates = self.middle - np.arange(-2.0, 12.0, 1 / 16)
-        risks = [
-            self._landscape.p_unstable(
-                self._some | {LEARNING_RATE: float(2.0**rate)}, factor=2.0**octaves
-            )
-            or 0.0
-            for rate in rates
-        ]
-        accepted = max(MAX_FAILURE_PROBABILITY * RESERVE, LEAST_RISK * min(risks))
-        return float(next(r for r, risk in zip(rates, risks, strict=True) if risk <= accepted))
+        risks = [self._risk(float(rate), octaves) for rate in rates]
+        accepted = MAX_FAILURE_PROBABILITY * RESERVE
+        ceiling = math.inf
+        if min(risks) > accepted:
+            accepted = LEAST_RISK * min(risks)
+            ceiling = max(min(self.middle, self._seen_top), float(rates[-1]))
+        known = zip(rates, risks, strict=True)
+        fitting = (float(r) for r, risk in known if r <= ceiling and risk <= accepted)
+        return next(fitting, float(rates[-1]))
+
+    def _risk(self, rate: float, octaves: float) -> float:
+        assert self._landscape is not None
+        params = self._some | {LEARNING_RATE: 2.0**rate}
+        p = self._landscape.p_unstable(params, factor=2.0**octaves)
+        assert p is not None  # there is an edge
+        return p
 
 
 def rate_of(params: Params) -> float:

@@ -167,7 +167,7 @@ def test_a_stress_test_with_better_scores_says_that_the_best_rate_is_higher(
         is_stress = trial.purpose is Purpose.STRESS
         records.append(replace(trial, score=stress_scores[trial.seed] if is_stress else 0.6))
     answer = recommend_from(records, STUDY)
-    said = [note for note in answer.notes if "lies higher than short trials say" in note]
+    said = [note for note in answer.notes if "the best learning rate lies higher" in note]
 
     assert answer.confirmation.has_held
     assert bool(said) == is_said

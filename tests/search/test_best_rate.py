@@ -46,6 +46,14 @@ def test_one_or_two_trials_have_no_vertex():
     assert best_score_rate(trials([-9.0, -8.5])) == -8.5
 
 
+def test_equal_scores_have_no_vertex():
+    flat = [EarlyTrial(rate=r, score=3.3, octaves=None) for r in (-9.0, -8.1, -7.2, -6.3)]
+    close = trials((-9.0, -8.99999, -7.0), best=-9.0)
+
+    assert best_score_rate(flat) == -9.0
+    assert best_score_rate(close) == pytest.approx(-9.0)
+
+
 def test_scores_that_only_fall_are_best_at_the_last_one():
     steps = [EarlyTrial(rate=r, score=2.0**-r, octaves=None) for r in (1.0, 2.0, 3.0)]
     slower = [EarlyTrial(rate=r, score=s, octaves=None) for r, s in ((1, 9), (2, 5), (3, 4.5))]
