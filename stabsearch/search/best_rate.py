@@ -1,15 +1,15 @@
-"""Where the best rate lies when the budget is small: the gauge and early scores together.
+"""Where the best rate lies, from short trials: the gauge and early scores together.
 
-Two things point to the best rate after a quarter of a budget of a few hundred steps. The rate with
-the best score by then: too high, because what trains faster is ahead at first. And the gauge: its
-zero depends on the model so early, and of some models (UNets) it hardly changes with the rate.
-Each is a measurement with an error of its own, and the estimate weighs them by it: a steep gauge
-decides, a flat one leaves it to the scores.
+Two things point to the best rate after a tenth to a quarter of the budget. The rate with the
+best score by then: under a constant rate too high, because what trains faster is ahead at first.
+And the gauge: its zero depends on the model so early, and of some models (UNets) it hardly changes
+with the rate. Each is a measurement with an error of its own, and the estimate weighs them by it:
+a steep gauge decides, a flat one leaves it to the scores.
 
     minimise over x   ((x - offset) / SCORE_ERROR)^2 + ((g(x) - reading) / GAUGE_ERROR)^2
 
 x in octaves from the rate with the best early score, g the straight line through the readings.
-Offsets and errors: the tuning grids of 400 steps in benchmarks/truth.
+Offsets and errors: the tuning grids in benchmarks/truth (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ rates have this sum of squares around their mean, in octaves squared."""
 STEEPEST = 1.8
 FADING = 4.0
 """A trial with twice the lowest score has the weight of 2 to the power of minus this."""
+LEAST_WEIGHT = 1e-6
+"""With less a trial would be missing, and three are needed for a parabola."""
 
 SAME_RATE = 0.06
 """Octaves: closer rates are one, to a parabola."""
@@ -104,5 +106,5 @@ def _weights(trials: Sequence[EarlyTrial]) -> Floats:
     """A trial counts for less the worse it is: far from the best rate neither scores nor readings
     lie on the curves that are drawn through them."""
     scores: Floats = np.array([trial.score for trial in trials], dtype=np.float64)
-    weights: Floats = (scores.min() / scores) ** FADING
+    weights: Floats = np.maximum((scores.min() / scores) ** FADING, LEAST_WEIGHT)
     return weights

@@ -54,6 +54,14 @@ def test_equal_scores_have_no_vertex():
     assert best_score_rate(close) == pytest.approx(-9.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_score_out_of_all_proportion_is_no_trouble():
+    wild = [EarlyTrial(rate=-7.0, score=1e12, octaves=-6.0), *trials((-9.0, -8.5), best=-8.6)]
+
+    assert -9.0 <= best_score_rate(wild) <= -8.0
+    assert math.isfinite(best_rate(wild, CONSTANT))
+
+
 def test_scores_that_only_fall_are_best_at_the_last_one():
     steps = [EarlyTrial(rate=r, score=2.0**-r, octaves=None) for r in (1.0, 2.0, 3.0)]
     slower = [EarlyTrial(rate=r, score=s, octaves=None) for r, s in ((1, 9), (2, 5), (3, 4.5))]
