@@ -70,7 +70,7 @@ def test_the_search_ends_when_it_knows_enough(confirmed):
     assert set(trials.purpose) == {"probe", "search"}
     probes = trials[trials.purpose == "probe"]
     assert (probes.steps <= 100).all()
-    assert (probes.steps == 100).sum() <= 4  # two workers, before two have said: no gauge
+    assert {40, 100} <= set(probes.steps)  # about the edge, and about the best rate
     assert len(first.started) == len(trials)
 
 
