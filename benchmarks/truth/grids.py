@@ -156,6 +156,18 @@ def trainer(**fields: Any) -> TrainerSpec:
     return TrainerSpec.model_validate(fields)
 
 
+def short_grid(name: str, split: Split, task: str, clips: tuple[Clip, ...], **fields: Any) -> Grid:
+    """A task of few steps, over rates that suit a UNet and a DiT."""
+    return Grid(
+        name=name,
+        split=split,
+        task=task,
+        trainer=trainer(**SHORT, **fields),
+        learning_rates=staggered(PATCHES_SHORT, dict.fromkeys(clips, 1)),
+        seeds=2,
+    )
+
+
 GRIDS: tuple[Grid, ...] = (
     Grid(
         name="adamw_constant",
@@ -248,74 +260,67 @@ GRIDS: tuple[Grid, ...] = (
         learning_rates=staggered(ADAMW_COSINE, {None: 1, 1.0: 1}),
         seeds=2,
     ),
-    Grid(
-        name="patches_unet",
-        split=Split.TUNING,
-        task="epsilon, AdamW, cosine decay, UNet of width 8, patches of photographs",
-        trainer=trainer(**SHORT, data=PATCHES, model=UNET_MODEL, lr_schedule="cosine"),
-        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1}),
-        seeds=2,
+    short_grid(
+        "patches_unet",
+        Split.TUNING,
+        "epsilon, AdamW, cosine decay, UNet of width 8, patches of photographs",
+        (None, 1.0),
+        data=PATCHES,
+        model=UNET_MODEL,
+        lr_schedule="cosine",
     ),
-    Grid(
-        name="patches_dit",
-        split=Split.TUNING,
-        task="epsilon, AdamW, constant, DiT of width 32, 2 blocks, patches of photographs",
-        trainer=trainer(
-            **SHORT,
-            data=PATCHES,
-            model=DIT_MODEL,
-        ),
-        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1}),
-        seeds=2,
+    short_grid(
+        "patches_dit",
+        Split.TUNING,
+        "epsilon, AdamW, constant, DiT of width 32, 2 blocks, patches of photographs",
+        (None, 1.0),
+        data=PATCHES,
+        model=DIT_MODEL,
     ),
     # A flat gauge, and a clip below the gradient norm: what unet and dit showed.
-    Grid(
-        name="unet_cosine",
-        split=Split.TUNING,
-        task="epsilon, AdamW, cosine decay, UNet of width 8 with attention",
-        trainer=trainer(**SHORT, model=UNET_MODEL, lr_schedule="cosine"),
-        learning_rates=staggered(PATCHES_SHORT, {1.0: 1, 0.1: 1}),
-        seeds=2,
+    short_grid(
+        "unet_cosine",
+        Split.TUNING,
+        "epsilon, AdamW, cosine decay, UNet of width 8 with attention",
+        (1.0, 0.1),
+        model=UNET_MODEL,
+        lr_schedule="cosine",
     ),
-    Grid(
-        name="dit_constant",
-        split=Split.TUNING,
-        task="epsilon, AdamW, constant, DiT of width 32, 2 blocks, patches of 4",
-        trainer=trainer(**SHORT, model=DIT_MODEL),
-        learning_rates=staggered(PATCHES_SHORT, {1.0: 1, 0.1: 1}),
-        seeds=2,
+    short_grid(
+        "dit_constant",
+        Split.TUNING,
+        "epsilon, AdamW, constant, DiT of width 32, 2 blocks, patches of 4",
+        (1.0, 0.1),
+        model=DIT_MODEL,
     ),
-    Grid(
-        name="unet_constant",
-        split=Split.TUNING,
-        task="epsilon, AdamW, constant, UNet of width 8, patches of photographs",
-        trainer=trainer(**SHORT, data=PATCHES, model=UNET_MODEL),
-        learning_rates=staggered(PATCHES_SHORT, {1.0: 1, 0.1: 1}),
-        seeds=2,
+    short_grid(
+        "unet_constant",
+        Split.TUNING,
+        "epsilon, AdamW, constant, UNet of width 8, patches of photographs",
+        (1.0, 0.1),
+        data=PATCHES,
+        model=UNET_MODEL,
     ),
     # For tuning since they showed trials that fail later than the shortest ones see (colour_unet),
     # and that R6 takes a model narrower than its data for one that is blind (colour_dit).
-    Grid(
-        name="colour_unet",
-        split=Split.TUNING,
-        task="v-prediction, AdamW, linear decay, UNet of width 8, colour patches",
-        trainer=trainer(
-            **SHORT,
-            data=COLOUR_IMAGES,
-            model=UNET_MODEL,
-            prediction_type="v_prediction",
-            lr_schedule="linear",
-        ),
-        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=2,
+    short_grid(
+        "colour_unet",
+        Split.TUNING,
+        "v-prediction, AdamW, linear decay, UNet of width 8, colour patches",
+        (None, 1.0, 0.1),
+        data=COLOUR_IMAGES,
+        model=UNET_MODEL,
+        prediction_type="v_prediction",
+        lr_schedule="linear",
     ),
-    Grid(
-        name="colour_dit",
-        split=Split.TUNING,
-        task="epsilon, AdamW, cosine decay, DiT of width 32, 2 blocks, colour patches",
-        trainer=trainer(**SHORT, data=COLOUR_IMAGES, model=DIT_MODEL, lr_schedule="cosine"),
-        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=2,
+    short_grid(
+        "colour_dit",
+        Split.TUNING,
+        "epsilon, AdamW, cosine decay, DiT of width 32, 2 blocks, colour patches",
+        (None, 1.0, 0.1),
+        data=COLOUR_IMAGES,
+        model=DIT_MODEL,
+        lr_schedule="cosine",
     ),
     # For tuning since a full trial was seen on it that did not wait for what it should have known.
     Grid(
@@ -377,13 +382,14 @@ GRIDS: tuple[Grid, ...] = (
         learning_rates=staggered(SGD, {None: 1, 1.0: 1, 0.1: 6}),
         seeds=2,
     ),
-    Grid(
-        name="terrain_unet",
-        split=Split.OTHER_DATA,
-        task="v-prediction, AdamW, constant, UNet of width 8, patches of a map of heights",
-        trainer=trainer(**SHORT, data=TERRAIN, model=UNET_MODEL, prediction_type="v_prediction"),
-        learning_rates=staggered(PATCHES_SHORT, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=2,
+    short_grid(
+        "terrain_unet",
+        Split.OTHER_DATA,
+        "v-prediction, AdamW, constant, UNet of width 8, patches of a map of heights",
+        (None, 1.0, 0.1),
+        data=TERRAIN,
+        model=UNET_MODEL,
+        prediction_type="v_prediction",
     ),
 )
 MOST_SEEDS = max(grid.seeds for grid in GRIDS)

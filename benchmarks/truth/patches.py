@@ -20,6 +20,10 @@ def load(
         rows, columns = (length // size for length in pixels.shape[:2])
         blocks = pixels[: rows * size, : columns * size].reshape(rows, size, columns, size, -1)
         patches.append(blocks.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1, size, size))
-    every = np.concatenate(patches)
+    return drawn(np.concatenate(patches), num_examples, seed)
+
+
+def drawn(every: np.ndarray, num_examples: int, seed: int) -> np.ndarray:
+    """So many of the examples, none twice."""
     chosen = np.random.default_rng(seed).choice(len(every), num_examples, replace=False)
     return every[chosen].astype(np.float32)

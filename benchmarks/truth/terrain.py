@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.truth.patches import drawn
+
 STRIDE = 4
 """Patches overlap by half, or there would be too few."""
 
@@ -18,5 +20,4 @@ def load(size: int = 8, seed: int = 0, num_examples: int = 4000) -> np.ndarray:
     heights = 2 * (heights - heights.min()) / np.ptp(heights) - 1
     windows = np.lib.stride_tricks.sliding_window_view(heights, (size, size))
     every = windows[::STRIDE, ::STRIDE].reshape(-1, 1, size, size)
-    chosen = np.random.default_rng(seed).choice(len(every), num_examples, replace=False)
-    return every[chosen].astype(np.float32)
+    return drawn(every, num_examples, seed)

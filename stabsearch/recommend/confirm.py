@@ -135,18 +135,19 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
 
 def _better_under_stress(held: Round) -> list[str]:
     """A stress test trains a higher rate to its end: that may show that the best one is there."""
-    scores = [
+    own, stress = (
         {trial.seed: trial.score for trial in trials if trial.score}
         for trials in (held.counted_own, held.counted_stress)
-    ]
-    own, stress = scores
+    )
     ratios = [stress[seed] / own[seed] for seed in own.keys() & stress.keys()]
-    is_better = bool(ratios) and max(ratios) < 1 and statistics.median(ratios) <= CLEARLY_BETTER
-    if not is_better:
+    if not ratios or max(ratios) >= 1:
         return []
-    lower = percent(1 - statistics.median(ratios))
+    ratio = statistics.median(ratios)
+    if ratio > CLEARLY_BETTER:
+        return []
+    rate = times_words(held.asked.stress_octaves)
     return [
-        f"At {times_words(held.asked.stress_octaves)} the score is {lower} lower, and in "
+        f"At {rate} the score is {percent(1 - ratio)} lower, and in "
         f"{len(ratios)} of {count(len(ratios), 'seed')}: the best learning rate lies higher."
     ]
 

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from stabsearch.recommend.space import Floats
 
 SCORE_ERROR = 0.5
 """Octaves."""
@@ -37,8 +38,6 @@ SAME_RATE = 0.06
 """Octaves: closer rates are one, to a parabola."""
 NO_CURVATURE = 1e-6
 """Equal scores have that much by rounding."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +70,11 @@ class EarlyTrial:
 def best_rate(trials: Sequence[EarlyTrial], expected: Expected) -> float:
     """log2 of the rate whose worst score within an octave will be lowest; ``trials`` not empty."""
     best = best_score_rate(trials)
-    read = [(t.rate - best, t.octaves) for t in trials if t.octaves is not None]
+    read = [trial for trial in trials if trial.octaves is not None]
     if not read:
         return best + expected.offset
-    weights = _weights([t for t in trials if t.octaves is not None])
-    rates, octaves = np.array(read).T
+    weights = _weights(read)
+    rates, octaves = np.array([(trial.rate - best, trial.octaves) for trial in read]).T
     middle = np.average(rates, weights=weights)
     spread = (rates - middle) * weights
     slope = (spread @ octaves + SLOPE_PRIOR * USUAL_SLOPE) / (

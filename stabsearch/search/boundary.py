@@ -186,13 +186,12 @@ class Boundary:
         edge = LineEdge(view, others, seen, self._low, self._high)
         # What failed late contradicts the short trials around it: the fitted edge is of no use.
         safe = seen.held_below if seen.is_held else edge.safe(self._spec.margin_octaves)
-        best = timing.best(seen)
         return Line(
             others=others,
             timing=timing,
             seen=seen,
             edge=edge,
-            best=best,
+            best=timing.best(seen),
             limit=min(safe, self._high),
             fails_slowly=view.fails_slowly(timing),
         )
@@ -238,12 +237,13 @@ class Boundary:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
         seen, known = line.seen, line.edge.middle
         if known is not None:
-            rates = [min(max(known + side, self._low), self._high) for side in (-1.0, 1.0)]
+            rates = [known - 1.0, known + 1.0]
         elif line.best is not None:
-            rates = [min(max(line.best, self._low), self._high)]
+            rates = [line.best]
         else:
             rates = list(self._spread())
-        for rate in rates:
+        for wish in rates:
+            rate = min(max(wish, self._low), self._high)
             if self._is_free(rate, line.timing.asking(seen)) and self._is_new(rate, seen):
                 is_longer = line.best is None or line.fails_slowly
                 return self._short(line.others, rate, reads_gauge=is_longer)

@@ -178,7 +178,7 @@ class View:
         here = [r for r in self._records if is_on_line(r.params, others)]
         unstable = [r for r in here if r.trial_id in self._unstable]
         timid = [r for r in here if never_learned(r) and r not in unstable]
-        stable = [r for r in here if r not in unstable and r not in timid]
+        stable = [r for r in here if self._is_stable(r)]
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
@@ -240,9 +240,12 @@ class View:
             for r in self._records
             if r.purpose is timing.purpose
             and r.steps >= timing.readable_from
-            and r.trial_id not in self._unstable
-            and not never_learned(r)
+            and self._is_stable(r)
         ]
+
+    def _is_stable(self, record: TrialRecord) -> bool:
+        """So far: neither beyond the edge, nor one that never learned."""
+        return record.trial_id not in self._unstable and not never_learned(record)
 
     def _held_below(self, others: Params) -> float:
         """Below the settings of this line that did not hold in their confirmation: as far as the
@@ -289,12 +292,12 @@ class LineEdge:
         some: Params = others | {LEARNING_RATE: 2.0 ** ((low + high) / 2)}
         self._some = some
         landscape = view.landscape(some)
-        self._landscape = landscape if landscape and landscape.edge else None
+        self._edge = landscape.edge if landscape else None
         self._seen_top = seen.top
         self.middle: float | None = None
         self.half_width: float | None = None
-        if self._landscape and self._landscape.edge:
-            edge = self._landscape.edge.edge(some)
+        if self._edge:
+            edge = self._edge.edge(some)
             self.middle = math.log2(edge.learning_rate)
             self.half_width = edge.half_width_octaves
 
@@ -302,25 +305,17 @@ class LineEdge:
         """The highest rate, in log2, at which few runs fail ``octaves`` above it; where that is
         nowhere, the highest one below stable trials with hardly more risk than any. Without an
         edge, the highest that was stable."""
-        if self._landscape is None or self.middle is None:
+        if self._edge is None or self.middle is None:
             return self._seen_top
         rates = self.middle - np.arange(-2.0, 12.0, 1 / 16)
-        risks = [self._risk(float(rate), octaves) for rate in rates]
+        risks = self._edge.probability(2.0 ** (rates + octaves), self._some)
         accepted = MAX_FAILURE_PROBABILITY * RESERVE
         ceiling = math.inf
-        if min(risks) > accepted:
-            accepted = LEAST_RISK * min(risks)
-            ceiling = max(min(self.middle, self._seen_top), float(rates[-1]))
-        known = zip(rates, risks, strict=True)
-        fitting = (float(r) for r, risk in known if r <= ceiling and risk <= accepted)
-        return next(fitting, float(rates[-1]))
-
-    def _risk(self, rate: float, octaves: float) -> float:
-        assert self._landscape is not None
-        params = self._some | {LEARNING_RATE: 2.0**rate}
-        p = self._landscape.p_unstable(params, factor=2.0**octaves)
-        assert p is not None  # there is an edge
-        return p
+        if risks.min() > accepted:
+            accepted = LEAST_RISK * float(risks.min())
+            ceiling = min(self.middle, self._seen_top)
+        fitting = rates[(rates <= ceiling) & (risks <= accepted)]
+        return float(fitting.max(initial=rates.min()))
 
 
 def rate_of(params: Params) -> float:
