@@ -75,7 +75,7 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
         "setting nearest to twice its learning rate. Means over the repetitions, and their "
         "range.\n\n"
         "No constant was chosen by a hold-out grid or one of other data, and the three of "
-        "`terrain` were generated when everything was as it is. How small budgets are searched, "
+        "`terrain` were looked at when the search was settled. How small budgets are searched, "
         "and the choice of the clip, were changed after `unet` and `dit` had been measured, by "
         "tuning grids of 400 steps that were added for that: those two are not quite unseen.\n\n"
         "Fresh: every answered setting (as the grid has it) was trained again under "

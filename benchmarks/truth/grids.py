@@ -364,7 +364,7 @@ GRIDS: tuple[Grid, ...] = (
         learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 3, 0.03: 10}),
         seeds=3,
     ),
-    # Generated last, after everything that chooses by any other grid.
+    # Looked at last, when the search was settled: nothing was chosen by them.
     Grid(
         name="terrain_adamw",
         split=Split.OTHER_DATA,
