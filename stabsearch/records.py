@@ -444,6 +444,19 @@ _ENDINGS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a trial had shown by the step at which a short trial would have ended."""
+
+    step: int
+    score: float | None
+    """Last evaluated score by then, if finite."""
+    lr_gauge_octaves: float | None
+    """The last known one by then."""
+    grad_norm_median: float | None
+    grad_norm_late: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
     """One row of trials.parquet: a setting and a seed, and what became of it."""
 
@@ -502,6 +515,9 @@ class TrialRecord:
     """u = L_iso - L_lin, in the same units."""
     grad_norm_late: float | None = None
     """As ``grad_norm_median``, over the last quarter of the reports."""
+    looks: tuple[Look, ...] = ()
+    """At the steps where short trials end, as far as this one came: trials of different lengths
+    compare there."""
 
     @property
     def is_stable(self) -> bool:

@@ -8,7 +8,9 @@ Every setting that some search answered is trained with the grid's own trainer
 
 and labelled as the grid's own trials are (``benchmarks/truth/labels.py``), among the trials of
 the grid's first seed: unstable is failed. The settings that were answered most often come first.
-One file per training; what is there is not trained again.
+Before them the settings with the best scores of the grid (``same``): what an answer's score is
+compared with. The grid's few seeds both choose its best setting and score it, which flatters it;
+fresh seeds do not. One file per training; what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from benchmarks.answer.blackbox import Setting
-from benchmarks.answer.replay import FOLDER, PROCESSES, Outcome
+from benchmarks.answer.replay import FOLDER, PROCESSES, Outcome, known
 from benchmarks.truth.generate import begin, prepared
 from benchmarks.truth.grids import STORAGE, grid_named
 from benchmarks.truth.labels import Course, Label, course_of, label_grid
@@ -44,6 +46,10 @@ LONGER_SECONDS = 60.0
 """Time that the longer trainings of a setting may take on all processes; fewer seeds if they would
 take more."""
 FRESH_ID = "fresh"
+
+NEAR_BEST, MOST_NEAR_BEST = 0.03, 6
+"""Settings of a grid whose score is at most this share above the best one's may be the best; at
+most so many of them are trained again."""
 
 
 class Kind(StrEnum):
@@ -86,7 +92,7 @@ def train_answers(
     outcomes: dict[str, list[Outcome]], minutes: float = math.inf, folder: Path = FOLDER
 ) -> None:
     """Train what is missing, until the time is up. May be killed and started again."""
-    todo = [job for job in jobs_of(outcomes) if read(job, folder) is None]
+    todo = [job for job in dict.fromkeys(jobs_of(outcomes)) if read(job, folder) is None]
     if not todo:
         return
     started = time.monotonic()
@@ -109,7 +115,10 @@ def train_answers(
 
 
 def jobs_of(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
-    """The trainings, those of the most frequent answers first."""
+    """The trainings: of the settings that may be best, then of the most frequent answers."""
+    for grid in outcomes:
+        for setting in near_best(grid):
+            yield from _jobs(grid, setting, Kind.SAME)
     counts = Counter(
         (grid, outcome.answer)
         for grid, them in outcomes.items()
@@ -118,8 +127,22 @@ def jobs_of(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
     )
     for (grid, setting), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         for kind in Kind:
-            for k in range(seeds_of(grid, kind)):
-                yield Job(grid=grid, setting=setting, kind=kind, seed=FIRST_SEED + k)
+            yield from _jobs(grid, setting, kind)
+
+
+def _jobs(grid: str, setting: Setting, kind: Kind) -> Iterator[Job]:
+    for k in range(seeds_of(grid, kind)):
+        yield Job(grid=grid, setting=setting, kind=kind, seed=FIRST_SEED + k)
+
+
+@functools.cache
+def near_best(grid: str) -> list[Setting]:
+    """The settings that may be the grid's best, the best by its own seeds first."""
+    there = known(grid)
+    assert there is not None
+    regret = there[1].regret
+    found = sorted(there[1].score, key=regret)[:MOST_NEAR_BEST]
+    return [setting for setting in found if regret(setting) <= NEAR_BEST]
 
 
 @functools.cache
@@ -208,6 +231,25 @@ def trainings(grid: str, setting: Setting, kind: Kind, folder: Path = FOLDER) ->
     """All that is known of a setting."""
     jobs = (Job(grid=grid, setting=setting, kind=kind, seed=FIRST_SEED + k) for k in range(SEEDS))
     return [fresh for job in jobs if (fresh := read(job, folder)) is not None]
+
+
+def regret(grid: str, setting: Setting) -> float | None:
+    """How far the setting's mean score is above the lowest mean of the settings that may be the
+    best, as a share of it; all on the fresh seeds. None if one of them was not trained again."""
+    means = [_mean_score(grid, each) for each in (setting, *near_best(grid))]
+    known_means = [mean for mean in means if mean is not None]
+    if len(known_means) < len(means):
+        return None
+    return known_means[0] / min(known_means) - 1
+
+
+@functools.cache
+def _mean_score(grid: str, setting: Setting) -> float | None:
+    """None unless every fresh seed was trained. Infinite if one died."""
+    them = trainings(grid, setting, Kind.SAME)
+    if len(them) < SEEDS:
+        return None
+    return statistics.fmean(math.inf if fresh.ends_dead else fresh.score for fresh in them)
 
 
 def failure_rate(them: Iterable[Fresh]) -> float | None:

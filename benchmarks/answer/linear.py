@@ -20,7 +20,7 @@ from stabsearch.recommend.space import learning_rate_of
 from stabsearch.records import Outcome, Report, Severity, StoppedBy, TrialFacts, TrialRecord
 from stabsearch.search.boundary import Boundary
 from stabsearch.search.ledger import LiveTrial, make_trial_id
-from stabsearch.search.strategy import Proposal, probe_end
+from stabsearch.search.strategy import Proposal, trial_end
 from stabsearch.spec import StudySpec
 from stabsearch.stability.judges import make_judge
 
@@ -119,7 +119,7 @@ def train(spec: StudySpec, proposal: Proposal, number: int) -> TrialRecord:
         purpose=proposal.purpose,
         facts=facts,
     )
-    end = probe_end(spec, spec.trainer, reads_gauge=proposal.reads_gauge) or facts.max_train_steps
+    end = trial_end(spec, spec.trainer, proposal.length) or facts.max_train_steps
     descent = denoiser.descend(rate, spec.trainer.momentum)
     for step in range(facts.report_every, end + 1, facts.report_every):
         path = [next(descent) for _ in range(facts.report_every)]

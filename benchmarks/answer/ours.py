@@ -18,7 +18,7 @@ import optuna
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from benchmarks.answer.blackbox import Blackbox
+from benchmarks.answer.blackbox import Blackbox, Course
 from benchmarks.answer.virtual import WORKERS, NoTrial, Proposal
 from benchmarks.truth.grids import Clip
 from stabsearch.recommend.pick import recommend
@@ -127,27 +127,34 @@ class Stabsearch:
         assert isinstance(rate, float)
         assert clip is None or isinstance(clip, float)
         proposal = Proposal(
-            number=trial.setting, learning_rate=rate, clip=clip, replicate=trial.seed
+            number=trial.setting,
+            learning_rate=rate,
+            clip=clip,
+            replicate=trial.seed,
+            first_step=trial.went_on_at or 0,
         )
         self._running[proposal] = Running(RayTrial(ray_id, config))
         return proposal
 
-    def begin(self, proposal: Proposal, facts: TrialFacts) -> None:
+    def begin(self, proposal: Proposal, course: Course) -> None:
         running = self._running[proposal]
         config = running.trial.config
         self.gate.on_trial_add(None, running.trial)
         self.ledger.begin(config["trial_id"])  # as StudyCallback does
         # As TrialTrainable does.
         running.facts = replace(
-            facts, reached=config["reached"], sampler_check=config["sampler_check"]
+            course.facts, reached=config["reached"], sampler_check=config["sampler_check"]
         )
         running.judge = make_judge(config["analyzer"], running.facts)
+        for report in course.reports:
+            if report.step <= proposal.first_step:
+                running.judge.judge(report)  # what the checkpoint of a trial that goes on holds
         self._raise_what_was_caught()
 
     def report(self, proposal: Proposal, report: Report, *, is_last: bool) -> bool:
         running = self._running[proposal]
         assert running.judge is not None
-        packet = Packet(facts=running.facts, reports=(running.judge.judge(report),))
+        packet = Packet(facts=running.facts, reports=(running.judge.judge(report),), is_saved=True)
         result = {PACKET_KEY: packet, STEP_KEY: report.step}
         action = self.gate.on_trial_result(None, running.trial, result)
         self._raise_what_was_caught()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from benchmarks.answer.blackbox import Blackbox, Course, SeedDraw, Setting
 from benchmarks.truth.grids import Clip
-from stabsearch.records import Report, TrialFacts
+from stabsearch.records import Report
 
 WORKERS = 2
 """Trials at the same time: what the machine of the benchmarks has."""
@@ -39,6 +39,8 @@ class Proposal:
     clip: Clip
     replicate: int = 0
     """Which trial of that setting."""
+    first_step: int = 0
+    """Where it begins: later than 0 if it is an earlier trial that goes on."""
 
 
 class Method(Protocol):
@@ -48,8 +50,8 @@ class Method(Protocol):
         """A worker is free."""
         ...
 
-    def begin(self, proposal: Proposal, facts: TrialFacts) -> None:
-        """The trial that was proposed starts."""
+    def begin(self, proposal: Proposal, course: Course) -> None:
+        """The trial that was proposed starts. Of ``course`` it may know what lies behind it."""
         ...
 
     def report(self, proposal: Proposal, report: Report, *, is_last: bool) -> bool:
@@ -92,8 +94,11 @@ def run_search(
                 break
             setting = blackbox.snap(proposed.learning_rate, proposed.clip)
             course = blackbox.course(setting, draw.of(proposed.number, proposed.replicate))
-            method.begin(proposed, course.facts)
-            heapq.heappush(due, (now + course.reports[0].step, trials, 0, proposed, course))
+            method.begin(proposed, course)
+            done = proposed.first_step
+            index = next(i for i, each in enumerate(course.reports) if each.step > done)
+            at = now + course.reports[index].step - done
+            heapq.heappush(due, (at, trials, index, proposed, course))
             idle -= 1
             trials += 1
         if not due:
@@ -106,7 +111,7 @@ def run_search(
             at = now - report.step + course.reports[index + 1].step
             heapq.heappush(due, (at, place, index + 1, proposal, course))
         else:
-            steps += report.step
+            steps += report.step - proposal.first_step
             idle += 1
     answer = method.answer()
     return Search(

@@ -213,6 +213,8 @@ class LogProgress(StudyProgress):
                 f"{trial.trial_id}  starts again from step {trial.steps}, attempt "
                 f"{trial.attempts}: its worker was lost"
             )
+        elif trial.steps:
+            self._say(f"{trial.trial_id}  goes on from step {trial.steps}")
 
     def on_report(self, trial: TrialRecord, report: Report, verdicts: tuple[Verdict, ...]) -> None:
         del report, verdicts  # the record holds what is shown

@@ -21,6 +21,7 @@ import pyarrow as pa
 from stabsearch.errors import ResultsError
 from stabsearch.records import (
     Evaluation,
+    Look,
     Outcome,
     Params,
     ParamValue,
@@ -168,6 +169,22 @@ TRIALS: tuple[Column, ...] = (
         _FLOAT,
         "As `grad_norm_median`, over the last quarter of the reports.",
         True,
+    ),
+    Column(
+        "looks",
+        pa.list_(
+            pa.struct(
+                [
+                    pa.field("step", _INT),
+                    pa.field("score", _FLOAT),
+                    pa.field("lr_gauge_octaves", _FLOAT),
+                    pa.field("grad_norm_median", _FLOAT),
+                    pa.field("grad_norm_late", _FLOAT),
+                ]
+            )
+        ),
+        "What it had shown (the columns of these names) by the steps where short trials end, as "
+        "far as it came.",
     ),
 )
 
@@ -380,6 +397,7 @@ def _trial_row(study: str, record: TrialRecord, types: Mapping[str, pa.DataType 
         "purpose": record.purpose.value,
         "severity": record.severity.name.lower(),
         "symptom": str(record.symptom),
+        "looks": [asdict(look) for look in record.looks],
     }
     for name, value in record.params.items():
         row[PARAM_PREFIX + name] = json.dumps(value) if types[name] is None else value
@@ -433,6 +451,7 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
             "stopped_by": StoppedBy(row["stopped_by"]),
             "purpose": Purpose(row["purpose"]),
             "severity": Severity[row["severity"].upper()],
+            "looks": tuple(Look(**look) for look in row.get("looks") or ()),
         }
         records.append(TrialRecord(**plain))
     return records

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from stabsearch.errors import EnvironmentProblem, ResultsError
 from stabsearch.records import (
     Evaluation,
+    JudgedReport,
     Outcome,
     Report,
     Severity,
@@ -204,9 +205,16 @@ class StudyStore:
 
     # --- a running trial ------------------------------------------------------------------
 
-    def begin_trial(self, trial_id: str, started: dict[str, Any]) -> None:
-        """An attempt begins. ``started`` is any JSON-able dict, given back by read_journal."""
+    def begin_trial(
+        self, trial_id: str, started: dict[str, Any], account: Iterable[JudgedReport] = ()
+    ) -> None:
+        """An attempt begins. ``started`` is any JSON-able dict, given back by read_journal.
+
+        ``account`` is what a trial that had ended and goes on has reported: its journal is gone.
+        """
         self._append(trial_id, {"begin": started})
+        for judged in account:
+            self.append_report(trial_id, judged.report, judged.verdicts)
 
     def append_report(
         self, trial_id: str, report: Report, verdicts: tuple[Verdict, ...] = ()
@@ -249,6 +257,11 @@ class StudyStore:
     def checkpoint_path(self, trial_id: str) -> Path:
         """Where a worker keeps the trial's latest checkpoint."""
         return self.path / CHECKPOINTS / f"{trial_id}.safetensors"
+
+    def drop_checkpoints(self) -> None:
+        """Of a study that needs them no more."""
+        for path in (self.path / CHECKPOINTS).iterdir():
+            path.unlink(missing_ok=True)
 
     def end_trial(
         self,

@@ -1,15 +1,18 @@
-"""Where the best rate lies, from short trials: the gauge and early scores together.
+"""Where the best rate lies, from short trials: the gauge and scores together.
 
 Two things point to the best rate after a tenth to a quarter of the budget. The rate with the
 best score by then: under a constant rate too high, because what trains faster is ahead at first.
 And the gauge: its zero depends on the model so early, and of some models (UNets) it hardly changes
-with the rate. Each is a measurement with an error of its own, and the estimate weighs them by it:
-a steep gauge decides, a flat one leaves it to the scores.
+with the rate. A quarter to two fifths into the budget there is a third, the rate with the best
+score by then. Each is a measurement with an error of its own, and the estimate weighs them by it:
+a steep gauge decides against early scores, a flat one leaves it to them.
 
     minimise over x   ((x - offset) / SCORE_ERROR)^2 + ((g(x) - reading) / GAUGE_ERROR)^2
+                      + ((x - late) / LATE_ERROR)^2
 
-x in octaves from the rate with the best early score, g the straight line through the readings.
-Offsets and errors: the tuning grids in benchmarks/truth (docs/decisions.md).
+x in octaves from the rate with the best early score, g the straight line through the readings,
+late what the later scores say. Offsets and errors: the tuning grids in benchmarks/truth
+(docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ SCORE_ERROR = 0.5
 """Octaves."""
 GAUGE_ERROR = 0.4
 """Octaves as the gauge reads them."""
+LATE_ERROR = 0.25
+"""Octaves."""
 USUAL_SLOPE, SLOPE_PRIOR = 0.6, 1.0
 """Octaves that the gauge reads for one, where the readings do not say; as much as readings whose
 rates have this sum of squares around their mean, in octaves squared."""
@@ -36,6 +41,8 @@ LEAST_WEIGHT = 1e-6
 
 SAME_RATE = 0.06
 """Octaves: closer rates are one, to a parabola."""
+ENOUGH_RATES = 3
+"""For one."""
 NO_CURVATURE = 1e-6
 """Equal scores have that much by rounding."""
 
@@ -48,11 +55,13 @@ class Expected:
     """Octaves from the best early score to it."""
     reading: float
     """Octaves that the gauge reads there."""
+    late_offset: float
+    """Octaves from the best late score to it."""
 
 
-CONSTANT = Expected(offset=-0.8, reading=0.0)
-DECAYED = Expected(offset=-0.1, reading=-0.7)
-AT_THE_END = Expected(offset=0.0, reading=0.0)
+CONSTANT = Expected(offset=-0.8, reading=0.0, late_offset=-0.4)
+DECAYED = Expected(offset=-0.1, reading=-0.7, late_offset=0.2)
+AT_THE_END = Expected(offset=0.0, reading=0.0, late_offset=0.0)
 """Of trials that were not short."""
 
 
@@ -67,12 +76,28 @@ class EarlyTrial:
     """As the gauge reads it; None where there is none."""
 
 
-def best_rate(trials: Sequence[EarlyTrial], expected: Expected) -> float:
-    """log2 of the rate whose worst score within an octave will be lowest; ``trials`` not empty."""
+def best_rate(
+    trials: Sequence[EarlyTrial], expected: Expected, late: Sequence[EarlyTrial] = ()
+) -> float:
+    """log2 of the rate whose worst score within an octave will be lowest.
+
+    ``trials`` as they looked early, not empty; ``late`` those that trained longer, as they looked
+    later: they count when three rates of them are known.
+    """
     best = best_score_rate(trials)
+    pulls = [(SCORE_ERROR**-2, expected.offset), *_pull_of_gauge(trials, best, expected)]
+    if num_rates(late) >= ENOUGH_RATES:
+        pulls.append((LATE_ERROR**-2, best_score_rate(late) + expected.late_offset - best))
+    return best + sum(weight * x for weight, x in pulls) / sum(weight for weight, _ in pulls)
+
+
+def _pull_of_gauge(
+    trials: Sequence[EarlyTrial], best: float, expected: Expected
+) -> list[tuple[float, float]]:
+    """Weight and place of what the gauge says; nothing without a slope."""
     read = [trial for trial in trials if trial.octaves is not None]
     if not read:
-        return best + expected.offset
+        return []
     weights = _weights(read)
     rates, octaves = np.array([(trial.rate - best, trial.octaves) for trial in read]).T
     middle = np.average(rates, weights=weights)
@@ -82,9 +107,9 @@ def best_rate(trials: Sequence[EarlyTrial], expected: Expected) -> float:
     )
     slope = min(max(float(slope), 0.0), STEEPEST)
     at_best = float(np.average(octaves, weights=weights) - slope * middle)
-    of_score, of_gauge = SCORE_ERROR**-2, GAUGE_ERROR**-2
-    weighted = expected.offset * of_score + slope * (expected.reading - at_best) * of_gauge
-    return best + weighted / (of_score + slope**2 * of_gauge)
+    if slope == 0:
+        return []
+    return [((slope / GAUGE_ERROR) ** 2, (expected.reading - at_best) / slope)]
 
 
 def best_score_rate(trials: Sequence[EarlyTrial]) -> float:
@@ -92,13 +117,19 @@ def best_score_rate(trials: Sequence[EarlyTrial]) -> float:
     because neighbours differ by less than seeds do."""
     lowest = min(trials, key=lambda trial: trial.score).rate
     rates = np.array([trial.rate - lowest for trial in trials])
-    if len({round(rate / SAME_RATE) for rate in rates}) < 3:
+    if num_rates(trials) < ENOUGH_RATES:
         return lowest
     logs = np.log([trial.score for trial in trials])
     curvature, slope, _ = np.polyfit(rates, logs, 2, w=np.sqrt(_weights(trials)))
     if curvature <= NO_CURVATURE:
         return lowest
     return lowest + float(np.clip(-slope / (2 * curvature), rates.min(), rates.max()))
+
+
+def num_rates(trials: Sequence[EarlyTrial]) -> int:
+    """How many different rates they have."""
+    lowest = min((trial.rate for trial in trials), default=0.0)
+    return len({round((trial.rate - lowest) / SAME_RATE) for trial in trials})
 
 
 def _weights(trials: Sequence[EarlyTrial]) -> Floats:

@@ -11,8 +11,10 @@ rate held:
 3. where the edge lies: bisection, first between the highest stable and the lowest unstable rate,
    then at the posterior median of the edge, until it is known to the asked precision, or better
    where it decides the answer;
-4. a trial of the whole budget at the best rate, but so far below the edge that one margin above it
-   few runs fail.
+4. the trials of 2 go on for a while, because scores say more the later they are, and rates beside
+   them follow if the best one lies elsewhere by then;
+5. a trial of the whole budget at the best rate, but so far below the edge that one margin above it
+   few runs fail; where a short trial is near, that one goes on to the end.
 
 The main line clips at about twice the typical gradient norm: a guard that leaves most steps alone.
 With ``stop_when`` that is all; a setting that does not hold in its confirmation sends the search
@@ -34,14 +36,24 @@ from typing import Any
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import CLIP_REACH, LEARNING_RATE, MAX_GRAD_NORM
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
-from stabsearch.search.best_rate import AT_THE_END, CONSTANT, DECAYED
-from stabsearch.search.lines import NEAR, LineEdge, Seen, Timing, View, is_near
-from stabsearch.search.strategy import (
-    Pause,
-    Proposal,
-    at_share,
-    probe_end,
+from stabsearch.search.best_rate import (
+    AT_THE_END,
+    CONSTANT,
+    DECAYED,
+    ENOUGH_RATES,
+    num_rates,
 )
+from stabsearch.search.lines import (
+    NEAR,
+    LineEdge,
+    Seen,
+    Timing,
+    View,
+    is_near,
+    is_on_line,
+    rate_of,
+)
+from stabsearch.search.strategy import Length, Pause, Proposal, at_share, trial_end
 from stabsearch.spec import Choice, Domain, StudySpec
 
 DEFAULT_PRECISION = 0.25
@@ -53,6 +65,8 @@ SIDE_PRECISION = 0.5
 
 GUARD_NORMS = 2.0
 """The main line clips at this many typical gradient norms."""
+USUAL_CLIP = 1.0
+"""Before they are known, of several to choose from: the default of diffusers' training scripts."""
 
 FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
 """Where, of the way through the range of rates, trials start before anything is known."""
@@ -68,7 +82,15 @@ BRACKET, IN_PLACE = 1.0, 0.6
 one of them counts as there."""
 APART = 0.5
 """Octaves that two trials of one question are kept apart while neither has ended."""
+BELOW_DOUBLED = 0.3
+"""Octaves below twice the best rate at which one may be in its place: it also shows that nothing
+fails there for as long."""
+SNAP = 0.25
+"""Octaves from where a trial of the whole budget is wanted to a short one that may do it: no rate
+is known better, and it has a part of the way behind it."""
 SETTLED = 0.5
+"""Octaves below the limit from which on the edge does not decide where the full trial goes."""
+ANSWERED = 0.9
 """A full trial within this many octaves of where the next would go has answered for it."""
 MAX_FULL_TRIALS = 4
 """Full trials of one line before its answer is taken as it is."""
@@ -97,6 +119,11 @@ class Line:
     def is_limited(self) -> bool:
         """Whether that decides where the full trial goes, or may when the edge is known better."""
         return self.best is None or self.best > self.limit - SETTLED
+
+    @property
+    def edge_length(self) -> Length:
+        """Of trials about the edge."""
+        return Length.READABLE if self.fails_slowly else Length.BRIEF
 
 
 class Boundary:
@@ -170,7 +197,7 @@ class Boundary:
             if not values:
                 return None
             if norm is None:
-                return values[len(values) // 2]
+                return min(values, key=lambda v: abs(math.log2(v / USUAL_CLIP)))
             guards = [v for v in values if norm / CLIP_REACH <= v <= norm * CLIP_REACH]
             return min(guards or values, key=lambda v: abs(math.log2(v / (GUARD_NORMS * norm))))
         low, high = _ends(domain)
@@ -205,19 +232,22 @@ class Boundary:
         precision = self._precision
         if line.is_limited:
             precision = min(precision, DECIDING_PRECISION)
-        wanted = (self._towards_best(line), self._towards_edge(line, precision))
         has_failed_late = line.timing.has_short and bool(seen.full_unstable)
-        if seen.is_held or has_failed_late:
-            wanted = (None, None)  # a longer trial knows better than short ones where it fails
-        for rate in wanted:
-            if rate is not None and self._is_free(rate, asking):
-                is_longer = rate == wanted[0] or line.fails_slowly
-                return self._short(others, rate, reads_gauge=is_longer)
-        is_edge_known = wanted[1] is None and not asking
-        best = self._full_rate(line, is_edge_known=is_edge_known)
-        if wanted[0] is None and best is not None and not seen.full_under_way:
-            return self._full(others, best)
-        is_settled = all(rate is None for rate in wanted) and best is None
+        best = edge = None
+        if not (seen.is_held or has_failed_late):
+            # Else a longer trial knows better than short ones where it fails.
+            best = self._towards_best(line)
+            rate = self._towards_edge(line, precision)
+            edge = self._short(others, rate, line.edge_length)
+        for step in (best, edge):
+            if step is not None and self._is_free(_rate(step), asking):
+                return step
+        is_edge_known = edge is None and not asking
+        whole = self._full_rate(line, is_edge_known=is_edge_known)
+        is_best_known = best is None and not any(seen.reading_under_way.values())
+        if is_best_known and whole is not None and not seen.full_under_way:
+            return self._full(line, whole)
+        is_settled = best is None and edge is None and whole is None
         return Pause.DONE if is_settled and not seen.is_under_way else Pause.WAIT
 
     def _on_side_line(self, view: View, others: Params) -> Proposal | None:
@@ -231,7 +261,7 @@ class Boundary:
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
         if not is_wanted or rate is None or not self._is_free(rate, asking):
             return None
-        return self._short(others, rate, reads_gauge=line.fails_slowly)
+        return self._short(others, rate, line.edge_length)
 
     def _first(self, line: Line) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
@@ -245,31 +275,67 @@ class Boundary:
         for wish in rates:
             rate = min(max(wish, self._low), self._high)
             if self._is_free(rate, line.timing.asking(seen)) and self._is_new(rate, seen):
-                is_longer = line.best is None or line.fails_slowly
-                return self._short(line.others, rate, reads_gauge=is_longer)
+                return self._short_trial(self._setting(line.others, rate), line.edge_length)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
-    def _towards_best(self, line: Line) -> float | None:
-        """Where the next short trial goes that is about the best rate: there, as far as is known,
-        and an octave on either side of it. None when enough were tried."""
+    def _towards_best(self, line: Line) -> Proposal | None:
+        """The next short trial that is about the best rate: there, as far as is known, and an
+        octave on either side of it, first as long as it takes to read the gauge, then later. None
+        when enough were tried."""
         seen = line.seen
         if not seen.stable:
-            return self._downwards(seen)
+            return self._short(line.others, self._downwards(seen), Length.BRIEF)
         if line.best is None:
             return None
+        if step := self._towards_look(line, line.best, Length.READABLE):
+            return step
+        is_best_moving = bool(seen.reading_under_way[Length.READABLE])
+        is_edge_deciding = line.best > line.limit + SETTLED
+        is_too_late = bool(seen.full_tried or seen.full_under_way)
+        if is_best_moving or is_edge_deciding or is_too_late:
+            return None
+        return self._towards_look(line, line.best, Length.LATE)
+
+    def _towards_look(self, line: Line, best: float, length: Length) -> Proposal | None:
+        """The next trial of this length at one of the rates where there is none."""
+        seen = line.seen
         highest = min((self._high, *(rate - APART for rate in seen.unstable)))
+        asking = line.timing.asking(seen)
         there = (
-            *(trial.rate for trial in seen.early),
-            *seen.unread,
-            *line.timing.asking(seen),
+            *(trial.rate for trial in seen.looks[length]),
+            *seen.unread[length],
+            *(seen.reading_under_way[length] if length is Length.LATE else asking),
             *seen.timid,
             *seen.failed,
         )
-        wishes = (min(line.best + side, highest) for side in (0.0, BRACKET, -BRACKET))
-        for wish in wishes:
-            if wish >= self._low and all(abs(wish - rate) > IN_PLACE for rate in there):
-                return self._nearest_new(wish, seen)  # a trial about the edge may be there
+        is_enough = length is Length.LATE and num_rates(seen.looks[length]) >= ENOUGH_RATES
+        for side in (0.0,) if is_enough else (0.0, BRACKET, -BRACKET):
+            wish = min(best + side, highest)
+            below = BELOW_DOUBLED if side > 0 else IN_PLACE
+            if wish >= self._low and not any(-below <= r - wish <= IN_PLACE for r in there):
+                is_last = side == 0.0 and length is Length.LATE
+                return self._longer(line, wish, length, below=below, is_last=is_last)
         return None
+
+    def _longer(
+        self, line: Line, wish: float, length: Length, *, below: float, is_last: bool
+    ) -> Proposal | None:
+        """The nearest short trial, or a new one. The one that may be last, because it may go on to
+        the end, has to be on the line, and near enough."""
+        low, high = (-SNAP, SNAP) if is_last else (-below, IN_PLACE)
+        near = [
+            record
+            for record in line.seen.extendable
+            if record.steps < line.timing.steps[length]
+            and low <= rate_of(record.params) - wish <= high
+            and not (is_last and not is_on_line(record.params, line.others))
+        ]
+        if not near:
+            return self._short(line.others, self._nearest_new(wish, line.seen), length)
+        nearest = min(near, key=lambda r: abs(rate_of(r.params) - wish))
+        return Proposal(
+            params=nearest.params, purpose=Purpose.PROBE, length=length, goes_on=nearest.setting
+        )
 
     def _downwards(self, seen: Seen) -> float | None:
         """Nothing was stable yet, or nothing below the lowest failure: half-way down from there.
@@ -328,7 +394,7 @@ class Boundary:
             wishes = [min(line.best, line.limit)]
         taken = (*seen.full_tried, *seen.full_under_way)
         rates = (max(wish, self._low) for wish in wishes)
-        return next((r for r in rates if all(abs(r - t) > SETTLED for t in taken)), None)
+        return next((r for r in rates if all(abs(r - t) > ANSWERED for t in taken)), None)
 
     # --- beyond the lines -------------------------------------------------------------------
 
@@ -349,21 +415,20 @@ class Boundary:
             return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
             setting = _straddle(landscape, settings)
-            is_longer = view.fails_slowly(self._timing(setting))
-            return self._short_if_possible(setting, reads_gauge=is_longer)
+            fails_slowly = view.fails_slowly(self._timing(setting))
+            return self._short_trial(setting, Length.READABLE if fails_slowly else Length.BRIEF)
         return Proposal(params=_robust(landscape, settings))
 
     # --- small things -----------------------------------------------------------------------
 
     def _timing(self, others: Params) -> Timing:
         trainer = self._spec.trainer_for(others)
-        edge_until = probe_end(self._spec, trainer, reads_gauge=False)
-        has_short = edge_until is not None
+        ends = {length: trial_end(self._spec, trainer, length) for length in Length}
+        has_short = ends[Length.BRIEF] is not None
         by_schedule = CONSTANT if trainer.lr_schedule == "constant" else DECAYED
         return Timing(
             has_short=has_short,
-            edge_until=edge_until or trainer.max_train_steps,
-            readable_from=probe_end(self._spec, trainer) or trainer.max_train_steps,
+            steps={length: end or trainer.max_train_steps for length, end in ends.items()},
             expected=by_schedule if has_short else AT_THE_END,
         )
 
@@ -386,24 +451,41 @@ class Boundary:
             (r for r in tried if self._low <= r <= self._high and self._is_new(r, seen)), None
         )
 
-    def _short(self, others: Params, rate: float, *, reads_gauge: bool) -> Proposal:
-        return self._short_if_possible(self._setting(others, rate), reads_gauge=reads_gauge)
+    def _short(self, others: Params, rate: float | None, length: Length) -> Proposal | None:
+        return None if rate is None else self._short_trial(self._setting(others, rate), length)
 
-    def _short_if_possible(self, setting: Params, *, reads_gauge: bool) -> Proposal:
+    def _short_trial(self, setting: Params, length: Length) -> Proposal:
         """An ordinary trial where a short one would take the whole budget."""
-        trainer = self._spec.trainer_for(setting)
-        if probe_end(self._spec, trainer, reads_gauge=reads_gauge) is None:
+        if trial_end(self._spec, self._spec.trainer_for(setting), length) is None:
             return Proposal(params=setting)
-        return Proposal(params=setting, purpose=Purpose.PROBE, reads_gauge=reads_gauge)
+        return Proposal(params=setting, purpose=Purpose.PROBE, length=length)
 
-    def _full(self, others: Params, rate: float) -> Proposal:
-        return Proposal(params=self._setting(others, rate))
+    def _full(self, line: Line, rate: float) -> Proposal:
+        """At this rate, or near it where the edge does not decide: as high as it may be is as high
+        as it should be."""
+        reach = SNAP if rate < line.limit else self._near
+        near = [
+            record
+            for record in line.seen.extendable
+            if is_on_line(record.params, line.others)
+            and abs(rate_of(record.params) - rate) <= reach
+            and rate_of(record.params) <= line.limit
+        ]
+        if not near:
+            return Proposal(params=self._setting(line.others, rate))
+        nearest = min(near, key=lambda r: abs(rate_of(r.params) - rate))
+        return Proposal(params=nearest.params, goes_on=nearest.setting)
 
     def _setting(self, others: Params, rate: float) -> Params:
         value = float(f"{2.0**rate:.{DIGITS}g}")
         low, high = _ends(self._domains[LEARNING_RATE])
         every: Params = others | {LEARNING_RATE: min(max(value, low), high)}
         return {name: every[name] for name in self._domains}
+
+
+def _rate(proposal: Proposal) -> float:
+    assert proposal.params is not None
+    return rate_of(proposal.params)
 
 
 def _straddle(landscape: Landscape, settings: Sequence[Params]) -> Params:

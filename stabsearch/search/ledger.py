@@ -10,11 +10,13 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from stabsearch.errors import StudyAborted
 from stabsearch.records import (
+    JudgedReport,
+    Look,
     Outcome,
     Params,
     Purpose,
@@ -31,6 +33,8 @@ from stabsearch.search.observer import StudyObserver
 from stabsearch.search.peers import Peers
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FAILURES_BEFORE_ABORT = 3
 
@@ -52,6 +56,10 @@ class LiveTrial:
     """Step at which a probe has answered its question; None: it trains its whole budget."""
     peer_kind: str = ""
     """Trials of the same kind are compared; see ``StudySpec.peer_kind``."""
+    look_steps: tuple[int, ...] = ()
+    """Where its record takes a look, ascending."""
+    went_on_at: int | None = None
+    """Step at which it had ended as a shorter trial, before it was to go on."""
     facts: TrialFacts | None = None
     reports: dict[int, Report] = field(default_factory=dict)
     """By step: a trial that was started again repeats steps, with the same result."""
@@ -69,7 +77,7 @@ class LiveTrial:
         """The trial as a row of trials.parquet."""
         reports = self.ordered_reports()
         deciding = deciding_verdict(self.verdicts.values())
-        evaluation = next((r.evaluation for r in reversed(reports) if r.evaluation), None)
+        evaluation = _last(r.evaluation for r in reports)
         return TrialRecord(
             trial_id=self.trial_id,
             setting=self.setting,
@@ -91,13 +99,10 @@ class LiveTrial:
             score_raw=_finite(evaluation.score_raw) if evaluation else None,
             eval_loss=_finite(evaluation.loss_ema) if evaluation else None,
             kappa=_finite(evaluation.kappa) if evaluation else None,
-            lr_gauge_octaves=next(
-                (r.lr_gauge_octaves for r in reversed(reports) if r.lr_gauge_octaves is not None),
-                None,
-            ),
+            lr_gauge_octaves=_last(r.lr_gauge_octaves for r in reports),
             constant_score=self.facts.reference.constant_score if self.facts else None,
             clip_rate=_summary(statistics.fmean, (r.clip_rate for r in reports)),
-            grad_norm_median=_summary(statistics.median, (r.grad_norm_median for r in reports)),
+            grad_norm_median=_median_norm(reports),
             nonfinite_steps=sum(r.nonfinite_steps for r in reports),
             remarks=" ".join(self.facts.remarks) if self.facts else "",
             attempts=self.attempts,
@@ -108,11 +113,26 @@ class LiveTrial:
             clip_coef_mean=_summary(statistics.fmean, (r.clip_coef_mean for r in reports)),
             constant_loss=self.facts.reference.constant if self.facts else None,
             loss_unit=self.facts.reference.unit if self.facts else None,
-            grad_norm_late=_summary(
-                statistics.median,
-                (r.grad_norm_median for r in reports[-math.ceil(len(reports) / 4) :]),
-            ),
+            grad_norm_late=_late_norm(reports),
+            looks=_looks(reports, self.look_steps),
         )
+
+    def as_it_was(self) -> TrialRecord:
+        """Its record when it had ended as a shorter trial, of one that goes on."""
+        assert self.went_on_at is not None
+        then = replace(
+            self,
+            reports={s: r for s, r in self.reports.items() if s <= self.went_on_at},
+            verdicts={k: v for k, v in self.verdicts.items() if v.step <= self.went_on_at},
+            purpose=Purpose.PROBE,
+        )
+        return then.record(Outcome.STOPPED, StoppedBy.PROBE)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether its state is kept when it has ended as a short trial: those that are about the
+        best rate may go on."""
+        return self.stop_at is not None and self.stop_at in self.look_steps
 
     def add_verdicts(self, verdicts: Iterable[Verdict]) -> None:
         """A trial that was started again says the same once more."""
@@ -122,6 +142,16 @@ class LiveTrial:
 
     def ordered_reports(self) -> list[Report]:
         return [self.reports[step] for step in sorted(self.reports)]
+
+    def account(self) -> list[JudgedReport]:
+        """Its reports, each with the verdicts that came with it."""
+        reports = self.ordered_reports()
+        found, before = [], -math.inf
+        for report in reports:
+            now = (v for v in self.verdicts.values() if before < v.step <= report.step)
+            found.append(JudgedReport(report=report, verdicts=tuple(now)))
+            before = report.step
+        return found
 
     def scores(self) -> list[tuple[int, float]]:
         """(step, score) of every evaluation so far."""
@@ -177,6 +207,17 @@ class Ledger:
         """Take in a proposed trial, or one that an earlier run left unfinished."""
         self._live[trial.trial_id] = trial
 
+    def go_on(self, trial: LiveTrial) -> None:
+        """Let a short trial that has ended train longer, as ``trial`` says."""
+        before = self._finished.pop(trial.trial_id)
+        trial.facts = self._store.trial_facts(trial.trial_id)
+        trial.reports = {r.step: r for r in self._store.trial_reports(trial.trial_id)}
+        trial.add_verdicts(self._store.trial_verdicts(trial.trial_id))
+        trial.went_on_at = before.steps
+        trial.attempts = before.attempts - 1  # it is started again, and no worker was lost
+        trial.started_at = before.started_at
+        self.add(trial)
+
     def await_start(self, trial_id: str) -> None:
         """Ray has the trial and is looking for a worker, or for another one."""
         self._starting.add(trial_id)
@@ -204,7 +245,9 @@ class Ledger:
                 "started_at": trial.started_at,
                 "purpose": trial.purpose,
                 "stop_at": trial.stop_at,
+                "went_on_at": trial.went_on_at,
             },
+            trial.account() if trial.went_on_at is not None else (),
         )
         record = trial.record()
         self._store.write_trials([record])
@@ -241,7 +284,8 @@ class Ledger:
         self._store.end_trial(
             record, trial.facts, trial.ordered_reports(), list(trial.verdicts.values())
         )
-        self._store.checkpoint_path(trial_id).unlink(missing_ok=True)
+        if not (trial.may_go_on and stopped_by is StoppedBy.PROBE):
+            self._store.checkpoint_path(trial_id).unlink(missing_ok=True)
         self._tell("on_trial_end", record)
         self._abort_if_nothing_works()
 
@@ -264,6 +308,11 @@ class Ledger:
 
     def finished(self) -> Sequence[TrialRecord]:
         return list(self._finished.values())
+
+    def as_they_were(self) -> Sequence[TrialRecord]:
+        """The records that trials which go on had as shorter ones."""
+        going_on = (trial for trial in self._live.values() if trial.went_on_at is not None)
+        return [trial.as_it_was() for trial in going_on]
 
     def failed(self) -> Sequence[TrialRecord]:
         """Trials that failed in an earlier run: they get another chance in this one."""
@@ -299,6 +348,37 @@ class Ledger:
         except Exception:
             logger.exception("The study's observer failed and is not called again.")
             self._observer = None
+
+
+def _looks(reports: Sequence[Report], steps: Iterable[int]) -> tuple[Look, ...]:
+    """What ``reports``, in order, had shown by each of the steps that they came to."""
+    last = reports[-1].step if reports else 0
+    return tuple(_look(reports, step) for step in steps if step <= last)
+
+
+def _look(reports: Sequence[Report], step: int) -> Look:
+    until = [report for report in reports if report.step <= step]
+    evaluation = _last(report.evaluation for report in until)
+    return Look(
+        step=step,
+        score=_finite(evaluation.score_ema) if evaluation else None,
+        lr_gauge_octaves=_last(report.lr_gauge_octaves for report in until),
+        grad_norm_median=_median_norm(until),
+        grad_norm_late=_late_norm(until),
+    )
+
+
+def _last(values: Iterable[T | None]) -> T | None:
+    """The last that is not None."""
+    return next((value for value in reversed(list(values)) if value is not None), None)
+
+
+def _median_norm(reports: Sequence[Report]) -> float | None:
+    return _summary(statistics.median, (r.grad_norm_median for r in reports))
+
+
+def _late_norm(reports: Sequence[Report]) -> float | None:
+    return _median_norm(reports[-math.ceil(len(reports) / 4) :])
 
 
 def _finite(value: float) -> float | None:

@@ -24,9 +24,23 @@ from stabsearch.recommend.space import (
     search_space,
     steps_with_gradient,
 )
-from stabsearch.records import Outcome, Params, ParamValue, Purpose, StoppedBy, TrialRecord
-from stabsearch.search.best_rate import EarlyTrial, Expected, best_rate
-from stabsearch.search.strategy import Proposal
+from stabsearch.records import (
+    Look,
+    Outcome,
+    Params,
+    ParamValue,
+    Purpose,
+    StoppedBy,
+    TrialRecord,
+)
+from stabsearch.search.best_rate import (
+    EarlyTrial,
+    Expected,
+    best_rate,
+    best_score_rate,
+    num_rates,
+)
+from stabsearch.search.strategy import Length, Proposal
 
 SAME_CLIP = 1.01
 """Clips this many octaves apart are on one line: the edge hardly knows the difference."""
@@ -35,6 +49,10 @@ RESERVE = 0.4
 LEAST_RISK = 1.25
 """Times the lowest risk of a line: accepted below its stable rates where trials contradict each
 other so much that the risk is high everywhere."""
+SHORT = (Length.BRIEF, Length.READABLE, Length.LATE)
+FEWEST_READ = 2
+"""Rates at which the gauge was read, before what the briefest trials say of the best rate is set
+aside: one alone would be the best of all."""
 STOPPED_EARLIER = (StoppedBy.GAUGE, StoppedBy.RANK)
 NEAR = 0.06
 """Octaves within which a rate counts as tried: the same seed would say the same again."""
@@ -46,12 +64,10 @@ class Timing:
 
     has_short: bool
     """Whether a short trial takes less than the whole budget."""
-    edge_until: int
-    """Step at which a trial that is about the edge ends."""
-    readable_from: int
-    """Step at which one that is about the best rate ends: from then on the gauge is read."""
+    steps: Mapping[Length, int]
+    """Where trials of each length end; the budget where that would be the whole of it."""
     expected: Expected
-    """What the trials that read it show at the best rate."""
+    """What short trials show at the best rate."""
 
     @property
     def purpose(self) -> Purpose:
@@ -60,7 +76,12 @@ class Timing:
 
     def best(self, seen: Seen) -> float | None:
         """The best rate, the edge aside; None where nothing says it."""
-        return best_rate(seen.early, self.expected) if seen.early else None
+        brief, early = seen.looks[Length.BRIEF], seen.looks[Length.READABLE]
+        if num_rates(early) >= min(FEWEST_READ, max(1, num_rates(brief))):
+            is_later = self.steps[Length.LATE] > self.steps[Length.READABLE]
+            late = seen.looks[Length.LATE] if is_later else ()
+            return best_rate(early, self.expected, late)
+        return best_score_rate(brief) + self.expected.offset if brief else None
 
     def asking(self, seen: Seen) -> Sequence[float]:
         """Rates under way whose result decides where the next short trial goes."""
@@ -75,13 +96,16 @@ class Seen:
     unstable: tuple[float, ...]
     timid: tuple[float, ...]
     """Rates of trials that never learned, and not for being above the edge."""
-    early: tuple[EarlyTrial, ...]
-    """The stable short trials that were long enough to read the gauge, ascending in rate; with an
-    optimizer that undoes the scale of the gradient those with other clips, too. The ordinary
-    trials where no short one is shorter."""
-    unread: tuple[float, ...]
-    """Rates of stable trials that were to show where the best one is and do not: stopped before
-    by rank or by the gauge, or without a score."""
+    looks: Mapping[Length, tuple[EarlyTrial, ...]]
+    """By length of a short trial: the stable trials that came so far, as they were then, ascending
+    in rate; with an optimizer that undoes the scale of the gradient those with other clips, too.
+    The ordinary trials where no short one is shorter."""
+    unread: Mapping[Length, tuple[float, ...]]
+    """Rates of stable trials that were to be looked at and were not: stopped before by rank or by
+    the gauge, or without a score."""
+    extendable: tuple[TrialRecord, ...]
+    """Short trials that can go on, a record for each setting; those with other clips, too, as in
+    ``looks``."""
     has_stable_full: bool
     """Whether a trial of the whole budget was stable."""
     num_full: int
@@ -92,9 +116,13 @@ class Seen:
     """The unstable ones among them."""
     failed: tuple[float, ...]
     """Rates of trials that say nothing: the same would fail again."""
+    untold: tuple[float, ...]
+    """Rates of trials that were too short to fail."""
     held_below: float
     """Rates above this are one confirmation's failure too high; inf without one."""
     short_under_way: tuple[float, ...]
+    reading_under_way: Mapping[Length, tuple[float, ...]]
+    """Those of them that are to show where the best rate is, by length."""
     full_under_way: tuple[float, ...]
 
     @property
@@ -113,6 +141,7 @@ class Seen:
             *self.unstable,
             *self.timid,
             *self.failed,
+            *self.untold,
             *self.short_under_way,
             *self.full_under_way,
         )
@@ -165,10 +194,10 @@ class View:
         that of the stable trial with the same words whose score is best."""
         words = {name: value for name, value in others.items() if isinstance(value, str)}
         alike = [
-            (r.score, norm)
-            for r in self._readers(timing)
-            if r.score
-            and (norm := _norm_of_training(r))
+            (look.score, norm)
+            for r, look in self._looks(timing, Length.READABLE)
+            if look.score
+            and (norm := _norm_of_training(look, r.max_train_steps))
             and all(r.params.get(name, value) == value for name, value in words.items())
         ]
         return min(alike)[1] if alike else None
@@ -178,70 +207,89 @@ class View:
         here = [r for r in self._records if is_on_line(r.params, others)]
         unstable = [r for r in here if r.trial_id in self._unstable]
         timid = [r for r in here if never_learned(r) and r not in unstable]
-        stable = [r for r in here if self._is_stable(r)]
+        within = [r for r in here if self._is_stable(r)]
+        # Where runs fail later than the briefest trials end, those have shown nothing.
+        least = timing.steps[Length.READABLE] if self.fails_slowly(timing) else 0
+        stable = [r for r in within if r.steps >= least or r.purpose is not Purpose.PROBE]
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
-        early = self._early(others, timing)
-        read = {trial.rate for trial in early}
+        asked = [(rate_of(p.params), p) for p in open_here if p.params]
+        looks = {length: self._looks_of(others, timing, length) for length in SHORT}
         return Seen(
             stable=tuple(rate_of(r.params) for r in stable),
             unstable=tuple(rate_of(r.params) for r in unstable),
             timid=tuple(rate_of(r.params) for r in timid),
-            early=early,
-            unread=tuple(
-                rate_of(r.params)
-                for r in stable
-                if r.purpose is timing.purpose
-                and (r.steps >= timing.readable_from or r.stopped_by in STOPPED_EARLIER)
-                and rate_of(r.params) not in read
-            ),
+            looks=looks,
+            unread={
+                length: _unread(stable, looks[length], timing.purpose, timing.steps[length])
+                for length in SHORT
+            },
+            extendable=self._extendable(others),
             has_stable_full=any(r.is_stable for r in full),
             num_full=len({r.setting for r in full}),
             full_tried=tuple(rate_of(r.params) for r in full),
             full_unstable=tuple(rate_of(r.params) for r in full if r in unstable),
             failed=tuple(rate_of(r.params) for r in failed),
+            untold=tuple(rate_of(r.params) for r in within if r not in stable),
             held_below=self._held_below(others),
-            short_under_way=tuple(
-                rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.PROBE
-            ),
-            full_under_way=tuple(
-                rate_of(p.params) for p in open_here if p.params and p.purpose is Purpose.SEARCH
-            ),
+            short_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.PROBE),
+            reading_under_way={
+                length: tuple(rate for rate, p in asked if p.length is length) for length in SHORT
+            },
+            full_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.SEARCH),
         )
 
     def fails_slowly(self, timing: Timing) -> bool:
         """Whether a short trial, of any line, failed later than one about the edge ends."""
         return any(
-            r.purpose is Purpose.PROBE and r.steps > timing.edge_until
+            r.purpose is Purpose.PROBE and r.steps > timing.steps[Length.BRIEF]
             for r in self._records
             if r.trial_id in self._unstable
         )
 
-    def _early(self, others: Params, timing: Timing) -> tuple[EarlyTrial, ...]:
-        alike = dict(others)
-        if not steps_with_gradient(self._study, others):
-            alike.pop(MAX_GRAD_NORM, None)
+    def _looks_of(self, others: Params, timing: Timing, length: Length) -> tuple[EarlyTrial, ...]:
         trials = [
             EarlyTrial(
                 rate=rate_of(r.params),
-                score=r.score,
-                octaves=r.lr_gauge_octaves if timing.has_short else None,
+                score=look.score,
+                octaves=look.lr_gauge_octaves if timing.has_short else None,
             )
-            for r in self._readers(timing)
-            if r.score and is_on_line(r.params, alike)
+            for r, look in self._looks(timing, length)
+            if look.score and is_on_line(r.params, self._alike(others))
         ]
         return tuple(sorted(trials, key=lambda trial: trial.rate))
 
-    def _readers(self, timing: Timing) -> list[TrialRecord]:
-        """Stable trials of one length, whose scores and norms compare with each other."""
-        return [
-            r
-            for r in self._records
-            if r.purpose is timing.purpose
-            and r.steps >= timing.readable_from
-            and self._is_stable(r)
-        ]
+    def _alike(self, others: Params) -> Params:
+        """What of a line decides where its best rate is."""
+        is_clip_of_no_effect = not steps_with_gradient(self._study, others)
+        return {
+            name: value
+            for name, value in others.items()
+            if not (name == MAX_GRAD_NORM and is_clip_of_no_effect)
+        }
+
+    def _looks(self, timing: Timing, length: Length) -> list[tuple[TrialRecord, Look]]:
+        """The stable trials that came so far, each as it was then: of one length, so that their
+        scores and norms compare."""
+        step = timing.steps[length]
+        stable = [r for r in self._records if r.purpose.is_search and self._is_stable(r)]
+        if not timing.has_short:
+            return [(r, _last_look(r)) for r in stable if r.steps >= step]
+        return [(r, look) for r in stable for look in r.looks if look.step == step]
+
+    def _extendable(self, others: Params) -> tuple[TrialRecord, ...]:
+        by_setting: dict[int, list[TrialRecord]] = {}
+        for record in self._records:
+            if is_on_line(record.params, self._alike(others)):
+                by_setting.setdefault(record.setting, []).append(record)
+        busy = {p.goes_on for p in self._under_way}
+        return tuple(
+            them[0]
+            for setting, them in by_setting.items()
+            if setting not in busy
+            and all(r.stopped_by is StoppedBy.PROBE and self._is_stable(r) for r in them)
+        )
 
     def _is_stable(self, record: TrialRecord) -> bool:
         """So far: neither beyond the edge, nor one that never learned."""
@@ -273,14 +321,38 @@ class View:
         return bool(distances.min() > NEAR)
 
 
-def _norm_of_training(record: TrialRecord) -> float | None:
+def _unread(
+    stable: Sequence[TrialRecord], read: Sequence[EarlyTrial], purpose: Purpose, step: float
+) -> tuple[float, ...]:
+    rates = {trial.rate for trial in read}
+    return tuple(
+        rate_of(r.params)
+        for r in stable
+        if r.purpose is purpose
+        and (r.steps >= step or r.stopped_by in STOPPED_EARLIER)
+        and rate_of(r.params) not in rates
+    )
+
+
+def _last_look(record: TrialRecord) -> Look:
+    """What a trial had shown in the end."""
+    return Look(
+        step=record.steps,
+        score=record.score,
+        lr_gauge_octaves=record.lr_gauge_octaves,
+        grad_norm_median=record.grad_norm_median,
+        grad_norm_late=record.grad_norm_late,
+    )
+
+
+def _norm_of_training(look: Look, max_train_steps: int) -> float | None:
     """The median gradient norm that a training will have, from the first part of it: where norms
     fell they go on falling. On the tuning grids a quarter of an octave off, at a tenth to a
     quarter of the budget, where the median so far is off by more than half an octave."""
-    so_far, late = record.grad_norm_median, record.grad_norm_late
+    so_far, late = look.grad_norm_median, look.grad_norm_late
     if not so_far or not math.isfinite(so_far):
         return None
-    if not late or record.steps >= record.max_train_steps:
+    if not late or look.step >= max_train_steps:
         return so_far
     return late * min(1.0, late / so_far)
 

@@ -26,3 +26,5 @@ class Packet:
     reports: tuple[JudgedReport, ...] = ()
     failure: str | None = None
     """Why the trial's own code raised; the trial cannot go on."""
+    is_saved: bool = False
+    """Whether a short trial that may go on has ended and its state is on disk."""

@@ -98,6 +98,8 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         self._inner_name = spec.inner
         self._ended_at: dict[str, float] = {}
         """Trials that have their outcome and still hold their worker; monotonic time."""
+        self._saved: set[str] = set()
+        """Ended short trials that have written their state to disk, or cannot."""
         self._inner = INNER_SCHEDULERS[spec.inner](spec, max_train_steps)
 
     def replay(
@@ -112,6 +114,7 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
 
     @guarded(None)
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._saved.discard(trial.config["trial_id"])  # one that goes on will end once more
         self._inner.on_trial_add(tune_controller, RankedTrial(trial.config["trial_id"]))
 
     @guarded(TrialScheduler.STOP)
@@ -119,9 +122,17 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         trial_id: str = trial.config["trial_id"]
         if self.ledger.is_live(trial_id):
             self._take_in(tune_controller, trial_id, result[PACKET_KEY])
-        if self.ledger.is_live(trial_id):
+        if self.ledger.is_live(trial_id) or self._is_to_be_saved(trial, result[PACKET_KEY]):
             return str(TrialScheduler.CONTINUE)
         return self._release(trial_id)
+
+    def _is_to_be_saved(self, trial: Any, packet: Packet) -> bool:
+        """Whether the worker of an ended short trial has still to write its state to disk."""
+        trial_id = trial.config["trial_id"]
+        if packet.is_saved or packet.failure is not None:
+            self._saved.add(trial_id)
+        is_short = self.ledger.record(trial_id).stopped_by is StoppedBy.PROBE
+        return is_short and trial.config["may_go_on"] and trial_id not in self._saved
 
     def _release(self, trial_id: str) -> str:
         """STOP an ended trial, but not while another one waits for its worker to come up.

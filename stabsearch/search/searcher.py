@@ -29,7 +29,7 @@ from stabsearch.search.guard import guarded
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.search.samplers import GivenSampler, make_sampler
 from stabsearch.search.strategies import make_strategy
-from stabsearch.search.strategy import Pause, Proposal, probe_end
+from stabsearch.search.strategy import Length, Pause, Proposal, look_steps, trial_end
 from stabsearch.spec import StudySpec
 
 CONSTRAINT = "instability"
@@ -85,7 +85,9 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         self._num_proposed = 0
         """Settings of the search so far."""
         self._next_number = 0
-        self._pause: tuple[tuple[int, int, int], Pause] | None = None
+        self._num_continued = 0
+        """Times that short trials went on."""
+        self._pause: tuple[tuple[int, ...], Pause] | None = None
         """What the strategy said last, if it had no proposal, and the state in which it said so:
         Ray asks again many times a second."""
         self._our_id: dict[str, str] = {}
@@ -105,8 +107,10 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
 
         What failed gets another chance, with the params that it had.
         """
-        everything: list[TrialRecord | LiveTrial] = [*unfinished, *finished, *failed]
-        done = {record.trial_id for record in finished}
+        everything: list[TrialRecord | LiveTrial] = [*finished, *failed, *unfinished]
+        done = {record.trial_id: record for record in finished}
+        # Of replicates that go on some may not have begun to.
+        going_on = {t.setting: t.went_on_at for t in unfinished if t.went_on_at is not None}
         started = {trial.trial_id: trial for trial in unfinished}
         # A confirmation adds seeds to a setting of the search, whose own purpose comes last.
         known = {
@@ -123,12 +127,15 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             if isinstance(proposal, Pause) or not proposal.purpose.is_search:
                 continue
             self._add_setting(number, proposal)
+            self._num_proposed += 1
             for seed in range(self._spec.seeds):
                 trial_id = make_trial_id(number, seed)
-                if trial_id in done:
-                    self._settings[number].num_open -= 1
-                else:
+                if trial_id not in done:
                     self._queue(started.get(trial_id) or self._new_trial(number, seed))
+                elif done[trial_id].steps == going_on.get(number):
+                    self._continue(self._new_trial(number, seed))
+                else:
+                    self._settings[number].num_open -= 1
             self._tell_if_complete(number)
         for trial in unfinished:
             if not trial.purpose.is_search and not self.ledger.is_live(trial.trial_id):
@@ -195,31 +202,53 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         """``also``: proposals under way that have no Optuna trial yet."""
         if self._num_proposed >= self._spec.trials:
             return Pause.DONE
-        state = (len(self.ledger.finished()), self._num_proposed, len(self._settings))
+        state = (
+            len(self.ledger.finished()),
+            self._num_proposed,
+            self._num_continued,
+            len(self._settings),
+        )
         if self._pause is not None and self._pause[0] == state:
             return self._pause[1]
         under_way = [*(setting.proposal for setting in self._settings.values()), *also]
         ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
+        ended += self.ledger.as_they_were()
         proposal = self._strategy.next(ended, under_way, self._num_proposed)
         self._pause = (state, proposal) if isinstance(proposal, Pause) else None
         return proposal
 
     def _proposal_of(self, trial: TrialRecord | LiveTrial) -> Proposal:
         """What a trial on file was proposed as."""
-        plain = Proposal(params=trial.params, purpose=trial.purpose)
+        is_continued = isinstance(trial, LiveTrial) and trial.went_on_at is not None
+        plain = Proposal(
+            params=trial.params,
+            purpose=trial.purpose,
+            goes_on=trial.setting if is_continued else None,
+        )
         if trial.purpose is not Purpose.PROBE:
             return plain
         trainer = self._spec.trainer_for(trial.params)
         end = trial.stop_at if isinstance(trial, LiveTrial) else trial.steps
-        is_brief = end == probe_end(self._spec, trainer, reads_gauge=False)
-        return replace(plain, reads_gauge=not is_brief)
+        by_end = {trial_end(self._spec, trainer, each): each for each in reversed(Length)}
+        return replace(plain, length=by_end.get(end, Length.READABLE))
 
     def _propose(self, proposal: Proposal) -> None:
+        if proposal.goes_on is not None:
+            self._let_go_on(proposal.goes_on, proposal)
+            return
         number = self._next_number
         self._next_number += 1
         self._add_setting(number, proposal)
+        self._num_proposed += 1
         for seed in range(self._spec.seeds):
             self._queue(self._new_trial(number, seed))
+
+    def _let_go_on(self, number: int, proposal: Proposal) -> None:
+        """To Optuna it is one more trial with the same params: what was told is told."""
+        self._num_continued += 1
+        self._add_setting(number, proposal)
+        for seed in range(self._spec.seeds):
+            self._continue(self._new_trial(number, seed))
 
     def _confirm(self) -> None:
         """Queue a round of the confirmation, if one is due. Optuna is not told: its space may end
@@ -244,7 +273,6 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         self._settings[number] = Setting(
             number, trial, replace(proposal, params=in_order), self._spec.seeds
         )
-        self._num_proposed += 1
 
     def _new_trial(self, number: int, seed: int) -> LiveTrial:
         return self._trial(number, seed, self._settings[number].proposal)
@@ -253,7 +281,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         params = proposal.params
         assert params is not None
         trainer = self._spec.trainer_for(params)
-        end = probe_end(self._spec, trainer, reads_gauge=proposal.reads_gauge)
+        is_short = proposal.purpose is Purpose.PROBE
         return LiveTrial(
             trial_id=make_trial_id(number, seed),
             setting=number,
@@ -261,12 +289,17 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             params=params,
             max_train_steps=trainer.max_train_steps,
             purpose=proposal.purpose,
-            stop_at=end if proposal.purpose is Purpose.PROBE else None,
+            stop_at=trial_end(self._spec, trainer, proposal.length) if is_short else None,
+            look_steps=look_steps(self._spec, trainer),
             peer_kind=self._spec.peer_kind(params),
         )
 
     def _queue(self, trial: LiveTrial) -> None:
         self.ledger.add(trial)
+        self._waiting.append(trial.trial_id)
+
+    def _continue(self, trial: LiveTrial) -> None:
+        self.ledger.go_on(trial)
         self._waiting.append(trial.trial_id)
 
     def _worst_constant_score(self, records: Sequence[TrialRecord]) -> float:

@@ -21,6 +21,19 @@ from stabsearch.spec import Choice, Domain, IntRange, LogUniform, StudySpec, Tra
 from stabsearch.training.lr_schedule import lr_warmup_steps
 
 
+class Length(Enum):
+    """How long a trial trains, shortest first."""
+
+    BRIEF = "brief"
+    """Until the rules have seen enough to say on which side of the edge it lies."""
+    READABLE = "readable"
+    """Until the gauge and the scores say something of where the best rate is."""
+    LATE = "late"
+    """Until the scores say it better than the gauge."""
+    WHOLE = "whole"
+    """The whole budget."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """A setting to try."""
@@ -28,15 +41,20 @@ class Proposal:
     params: Params | None
     """None: Optuna's sampler draws it."""
     purpose: Purpose = Purpose.SEARCH
-    reads_gauge: bool = True
-    """Of a short trial: whether it goes on until the gauge is readable."""
+    length: Length = Length.WHOLE
+    """Of a short trial: how short."""
+    goes_on: int | None = None
+    """Number of the setting whose short trials go on, instead of new ones from the first step."""
 
 
 READABLE_STEPS = 100
 """After warm-up. With a budget of 400 steps, of which 20 are warm-up, an octave of learning rate
 changes the gauge by 0.4 octaves after 40 steps, and by 1.3 after 100 (``adamw_short``)."""
-READABLE_SHARE = 0.25
-"""Of the budget, at most, for that: later a decaying learning rate has changed what it reads."""
+LATE_SHARE = 0.25
+"""Of the budget: where scores say more of the best rate than the gauge, and at the latest where
+the gauge is read, because a decaying learning rate changes what it reads. On the tuning grids of
+2,000 steps at a constant rate, the best score lies 1.5 octaves above the best rate at a tenth of
+the budget, and 0.7 at a quarter (docs/decisions.md)."""
 
 
 class Pause(Enum):
@@ -132,20 +150,32 @@ def at_share(domain: Domain, low: float, high: float, share: float) -> ParamValu
     return round(value) if isinstance(domain, IntRange) else value
 
 
-def probe_end(spec: StudySpec, trainer: TrainerSpec, *, reads_gauge: bool = True) -> int | None:
-    """Step at which a short trial has answered; None where that would be its whole budget.
+def trial_end(spec: StudySpec, trainer: TrainerSpec, length: Length) -> int | None:
+    """Step at which a trial of this length ends; None where that is its whole budget.
 
     The rules need the peak learning rate to have worked for as long as warm-up took, the gauge an
     evaluation, and steps: what it reads before there are READABLE_STEPS of them says little.
     """
+    if length is Length.WHOLE:
+        return None
     warmup, budget, every = warmup_steps(trainer), trainer.max_train_steps, trainer.eval_every
-    due = max(spec.searcher.probe_fraction * budget, 2 * warmup)
-    step = math.ceil(due / every) * every
-    if reads_gauge:
-        readable = math.ceil((warmup + READABLE_STEPS) / every) * every
-        last = math.floor(READABLE_SHARE * budget / every) * every
-        step = max(step, min(readable, last))
+
+    def first(step: float) -> int:
+        return math.ceil(step / every) * every
+
+    quarter = math.floor(LATE_SHARE * budget / every) * every
+    step = first(max(spec.searcher.probe_fraction * budget, 2 * warmup))
+    if length is not Length.BRIEF:
+        step = max(step, min(first(warmup + READABLE_STEPS), quarter))
+    if length is Length.LATE:
+        step = max(step, quarter)
     return step if step < budget else None
+
+
+def look_steps(spec: StudySpec, trainer: TrainerSpec) -> tuple[int, ...]:
+    """Where trials of different lengths compare (``TrialRecord.looks``), ascending."""
+    ends = (trial_end(spec, trainer, length) for length in Length)
+    return tuple(sorted({end for end in ends if end is not None}))
 
 
 def warmup_steps(trainer: TrainerSpec) -> int:

@@ -77,7 +77,10 @@ def run_study(
         with ray_runtime(address) as runtime:
             ledger = _run_trials(spec, store, observer, runtime, data, sampler_checks)
             answer = beside.submit(_answer, spec.path)
-        return _result(spec, ledger, *answer.result(), interrupted=not _is_complete(ledger, spec))
+        is_complete = _is_complete(ledger, spec)
+        if is_complete:
+            store.drop_checkpoints()  # short trials had theirs kept, to go on from
+        return _result(spec, ledger, *answer.result(), interrupted=not is_complete)
 
 
 def _run_trials(
@@ -332,6 +335,7 @@ def trial_config(
         "trainer": trainer,
         "gate": spec.scheduler.gate,
         "stop_at": trial.stop_at,
+        "may_go_on": trial.may_go_on,
         "analyzer": spec.analyzer.model_dump(mode="json"),
         "reached": peers.curve(trial.peer_kind),
         "sampler_check": sampler_checks.of(trial.params),
@@ -343,22 +347,28 @@ def trial_config(
 
 def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
     """Trials that an earlier run began and did not finish, with what they had reported."""
+    from stabsearch.search.strategy import look_steps
+
     trials = []
     for trial_id in store.unfinished_trial_ids():
         journal = store.read_journal(trial_id)
         if not journal.started:
             continue  # its first line was torn: nothing is known, and nothing lost
+        started = journal.started
+        trainer = spec.trainer_for(started["params"])
         trial = LiveTrial(
             trial_id=trial_id,
-            setting=journal.started["setting"],
-            seed=journal.started["seed"],
-            params=journal.started["params"],
-            max_train_steps=spec.trainer_for(journal.started["params"]).max_train_steps,
-            peer_kind=spec.peer_kind(journal.started["params"]),
-            purpose=Purpose(journal.started["purpose"]),
-            stop_at=journal.started["stop_at"],
-            attempts=journal.started["attempts"],
-            started_at=journal.started["started_at"],
+            setting=started["setting"],
+            seed=started["seed"],
+            params=started["params"],
+            max_train_steps=trainer.max_train_steps,
+            peer_kind=spec.peer_kind(started["params"]),
+            purpose=Purpose(started["purpose"]),
+            stop_at=started["stop_at"],
+            look_steps=look_steps(spec, trainer),
+            went_on_at=started.get("went_on_at"),
+            attempts=started["attempts"],
+            started_at=started["started_at"],
         )
         trial.reports = {report.step: report for report in journal.reports}
         trial.add_verdicts(journal.verdicts)

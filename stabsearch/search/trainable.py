@@ -42,6 +42,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._checkpoint = Path(config["checkpoint"])
         self._is_gated = config["gate"]
         self._stop_at: int | None = config["stop_at"]
+        self._may_go_on: bool = config["may_go_on"]
+        self._is_to_be_saved = False
+        """A short trial that has answered: it may go on from here."""
         self._is_over = False
         self._saved_at = time.monotonic()
         try:
@@ -57,14 +60,20 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Train until the packet is due, the trial is over, or a verdict says to stop."""
         reports: list[JudgedReport] = []
-        if self._is_over:
-            time.sleep(IDLE_SECONDS)  # the gate holds this worker for a moment
-        elif self._trainer is not None:
-            try:
+        is_saved = False
+        try:
+            if not self._is_over and self._trainer is not None:
                 self._train(self._trainer, reports)
-            except (Exception, SystemExit):
-                self._fail()
-        packet = Packet(facts=self._facts, reports=tuple(reports), failure=self._failure)
+            elif self._is_to_be_saved and self._trainer is not None:
+                self._save(self._trainer)  # by now all of it has reached the driver
+                self._is_to_be_saved, is_saved = False, True
+            else:
+                time.sleep(IDLE_SECONDS)  # the gate holds this worker for a moment
+        except (Exception, SystemExit):
+            self._fail()
+        packet = Packet(
+            facts=self._facts, reports=tuple(reports), failure=self._failure, is_saved=is_saved
+        )
         return {
             PACKET_KEY: packet,
             STEP_KEY: reports[-1].report.step if reports else 0,
@@ -99,6 +108,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._restore(trainer)
         self._facts = self._facts_of(trainer)
         self._trainer = trainer
+        # Its worker was lost after it had ended and was saved, and before that was known.
+        self._is_over = self._is_to_be_saved = self._has_answered(trainer.step)
 
     def _facts_of(self, trainer: Trainer) -> TrialFacts:
         """What the trainer knows of its trial, and what the study knows besides."""
@@ -114,10 +125,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             judged = self._analyzer.judge(report)
             reports.append(judged)
             is_pruned = any(verdict.severity is Severity.PRUNE for verdict in judged.verdicts)
-            has_answered = self._stop_at is not None and report.step >= self._stop_at
-            self._is_over = trainer.is_finished or has_answered or (is_pruned and self._is_gated)
+            is_stopped = is_pruned and self._is_gated
+            has_answered = self._has_answered(report.step)
+            self._is_over = trainer.is_finished or has_answered or is_stopped
+            self._is_to_be_saved = self._may_go_on and has_answered and not is_stopped
             if self._is_over or time.monotonic() >= due:
                 return
+
+    def _has_answered(self, step: int) -> bool:
+        return self._stop_at is not None and step >= self._stop_at
 
     def _restore(self, trainer: Trainer) -> None:
         """Go on from this trial's checkpoint, if there is one. A trial can always start afresh:
@@ -134,8 +150,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._analyzer.load_state_dict(state["analyzer"])
 
     def _save_if_due(self, trainer: Trainer) -> None:
-        if time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
-            return
+        if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         from stabsearch.training import checkpoint
 
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.truth.labels import course_of
 from tests.benchmarks.answer_world import BEST, CLIPS, EDGE, GRID, RATES, course
 
 GOOD, DEAD = Setting(1, BEST), Setting(1, EDGE)
+NEAR_BEST = [Setting(0, BEST), GOOD]
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,7 @@ def _world(monkeypatch):
             name = f"{index} {rate}"
             peers.append(course_of(name, 0, rate, clip, known.facts, known.reports))
     monkeypatch.setattr(fresh, "grid_courses", lambda grid: peers)
+    monkeypatch.setattr(fresh, "near_best", lambda grid: NEAR_BEST)
 
 
 def job(setting=GOOD, kind=Kind.SAME, seed=1000):
@@ -46,8 +49,11 @@ def test_the_most_frequent_answers_are_trained_first_and_none_of_no_answer():
 
     jobs = list(fresh.jobs_of(found))
 
-    assert [j.setting for j in jobs] == [GOOD] * 22 + [DEAD] * 22
-    assert Counter(j.kind for j in jobs[:22]) == {"same": 10, "doubled": 10, "longer": 2}
+    # Before them what they are compared with.
+    assert [j.setting for j in jobs[:20]] == [NEAR_BEST[0]] * 10 + [NEAR_BEST[1]] * 10
+    assert {j.kind for j in jobs[:20]} == {"same"}
+    assert [j.setting for j in jobs[20:]] == [GOOD] * 22 + [DEAD] * 22
+    assert Counter(j.kind for j in jobs[20:42]) == {"same": 10, "doubled": 10, "longer": 2}
     assert min(j.seed for j in jobs) == 1000
 
 
@@ -100,3 +106,52 @@ def test_nothing_is_trained_when_the_time_is_up(tmp_path):
     fresh.train_answers({GRID.name: [outcome(GOOD)]}, minutes=0, folder=tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def kept(folder, setting, scores, *, ends_dead=False):
+    for k, score in enumerate(scores):
+        found = fresh.Fresh(
+            fingerprint=GRID.fingerprint(), failed=False, ends_dead=ends_dead,
+            had_excursion=False, score=score, eval_loss=0.1, steps=400, train_seconds=1.0,
+        )  # fmt: skip
+        fresh.keep(job(setting, seed=1000 + k), found, folder)
+
+
+@pytest.fixture
+def scores(tmp_path, monkeypatch):
+    """A function that keeps the scores of a setting's fresh seeds."""
+    trainings = fresh.trainings
+    monkeypatch.setattr(fresh, "trainings", lambda *which: trainings(*which, tmp_path))
+    fresh._mean_score.cache_clear()
+    yield lambda setting, values, **how: kept(tmp_path, setting, values, **how)
+    fresh._mean_score.cache_clear()
+
+
+def test_regret_compares_the_same_fresh_seeds_with_the_best_of_those_that_may_be_it(scores):
+    for setting, level in ((NEAR_BEST[0], 5.0), (GOOD, 4.0), (DEAD, 6.0)):
+        scores(setting, [level + 0.1 * k for k in range(10)])
+
+    assert fresh.regret(GRID.name, GOOD) == 0.0
+    assert fresh.regret(GRID.name, DEAD) == pytest.approx(6.45 / 4.45 - 1)
+
+
+def test_without_all_trainings_there_is_no_regret(scores):
+    scores(GOOD, [4.0] * 10)
+    scores(NEAR_BEST[0], [4.0] * 9)
+
+    assert fresh.regret(GRID.name, GOOD) is None
+
+
+def test_an_answer_better_than_all_that_may_be_best_has_no_regret(scores):
+    for setting, level in ((NEAR_BEST[0], 5.0), (GOOD, 5.0), (DEAD, 4.9)):
+        scores(setting, [level] * 10)
+
+    assert fresh.regret(GRID.name, DEAD) == 0.0
+
+
+def test_one_dead_seed_is_infinitely_far(scores):
+    for setting in NEAR_BEST:
+        scores(setting, [5.0] * 10)
+    scores(DEAD, [5.0] * 10, ends_dead=True)
+
+    assert fresh.regret(GRID.name, DEAD) == math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,7 @@ class Scripted:
         self.running[number] = True
         return Proposal(number=number, learning_rate=BEST, clip=None)
 
-    def begin(self, proposal, facts):
+    def begin(self, proposal, course):
         self.said.append(("begin", proposal.number))
 
     def report(self, proposal, report, *, is_last):
@@ -88,6 +89,20 @@ def test_a_worker_waits_for_a_method_that_waits():
     found = run_search(method, world(), 0)
 
     assert (found.steps, found.wall_steps) == (180, 140)
+
+
+def test_a_trial_that_goes_on_costs_what_is_left_of_it():
+    class GoesOn(Scripted):
+        def propose(self):
+            proposal = super().propose()
+            is_second = isinstance(proposal, Proposal) and proposal.number == 1
+            return replace(proposal, first_step=40) if is_second else proposal
+
+    method = GoesOn([40, 100], waits_for=[1])
+    found = run_search(method, world(), 0)
+
+    assert (found.steps, found.wall_steps) == (100, 100)
+    assert [step for number, step in method.said if number == 1] == [50, 60, 70, 80, 90, 100]
 
 
 def test_a_method_that_waits_for_nothing_is_an_error():

@@ -21,7 +21,7 @@ from stabsearch.search.best_rate import (
     best_score_rate,
 )
 
-NOTHING_EXPECTED = Expected(offset=0.0, reading=0.0)
+NOTHING_EXPECTED = Expected(offset=0.0, reading=0.0, late_offset=0.0)
 
 
 def trials(rates, *, best=-8.0, slope=1.0, reading=0.0, curvature=0.08):

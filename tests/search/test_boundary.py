@@ -10,7 +10,7 @@ import pytest
 
 from stabsearch.recommend.pick import recommend_from
 from stabsearch.records import Outcome, Purpose, StoppedBy
-from stabsearch.search.boundary import Boundary
+from stabsearch.search.boundary import SNAP, Boundary
 from stabsearch.search.strategy import Pause, Proposal
 from stabsearch.spec import StudySpec
 from tests.search.worlds import World, search, search_and_confirm
@@ -90,13 +90,13 @@ def test_no_setting_is_tried_twice_and_none_is_outside_of_the_space(workers):
         assert list(proposal.params) == ["learning_rate", "max_grad_norm"]
         assert 1e-4 <= proposal.params["learning_rate"] <= 0.3
         assert 0.01 <= proposal.params["max_grad_norm"] <= 100
-        assert (proposal.params, proposal.purpose) not in seen
-        seen.append((proposal.params, proposal.purpose))
+        assert (proposal.params, proposal.length) not in seen
+        seen.append((proposal.params, proposal.length))
 
     spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=40)
-    search(spec, World(), workers=workers, check=check)
+    records = search(spec, World(), workers=workers, check=check)
 
-    assert len(seen) == 40
+    assert len(records) == 40 <= len(seen)  # some short trials go on
 
 
 def test_the_clip_of_the_main_line_is_a_guard():
@@ -220,12 +220,12 @@ def test_where_every_full_trial_fails_late_no_rate_is_tried_twice():
 
     def check(proposal):
         assert 3.5e-4 <= proposal.params["learning_rate"] <= 5.2e-4
-        assert (proposal.params, proposal.purpose) not in proposed
-        proposed.append((proposal.params, proposal.purpose))
+        assert (proposal.params, proposal.length) not in proposed
+        proposed.append((proposal.params, proposal.length))
 
-    search(spec, world, workers=2, check=check)
+    records = search(spec, world, workers=2, check=check)
 
-    assert len(proposed) == 16
+    assert len(records) == 16
 
 
 SHORT = {"max_train_steps": 400, "eval_every": 20, "report_every": 20}
@@ -244,7 +244,7 @@ def test_of_few_steps_only_the_gauge_gets_a_quarter():
 @pytest.mark.parametrize("workers", [2, 3])
 def test_where_short_trials_fail_slowly_those_about_the_edge_are_longer(workers):
     """The shortest ones would say that all is well up to the other edge."""
-    slow_edge = -7.2
+    slow_edge = -7.6
     spec = study(trainer=SHORT)
     world = World(edge=-1.8, slow_edge=slow_edge, best=-8.0)
     records = search(spec, world, workers=workers)
@@ -252,7 +252,7 @@ def test_where_short_trials_fail_slowly_those_about_the_edge_are_longer(workers)
 
     assert math.log2(answer.edge.learning_rate) == pytest.approx(slow_edge, abs=0.6)
     assert math.log2(answer.params["learning_rate"]) <= slow_edge - 1.0
-    assert len(records) <= 12
+    assert len(records) <= 24
 
 
 @pytest.mark.parametrize("has_gauge", [True, False])
@@ -344,8 +344,8 @@ def test_several_workers_do_not_try_the_lowest_rate_at_once(workers):
     seen = []
 
     def check(proposal):
-        assert (proposal.params, proposal.purpose) not in seen
-        seen.append((proposal.params, proposal.purpose))
+        assert (proposal.params, proposal.length) not in seen
+        seen.append((proposal.params, proposal.length))
 
     search(
         study(space, trainer=SHORT),
@@ -374,7 +374,8 @@ def test_what_short_trials_show_is_read_by_the_schedule():
         if r.purpose is Purpose.SEARCH
     }
 
-    assert 0.1 < full["constant"] - full["cosine"] < 0.5
+    # Under a constant rate what trains faster is ahead for longer.
+    assert -0.7 < full["constant"] - full["cosine"] < -0.1
 
 
 def test_every_combination_of_words_has_a_line_of_its_own():
@@ -425,18 +426,19 @@ def test_a_setting_that_fails_is_not_tried_again():
 def test_a_full_trial_without_a_score_is_not_repeated():
     """It was stopped by rank, or was poor: the same setting and seed would be so again."""
     spec = study()
-    strategy, records = Boundary(spec), []
-    while isinstance(step := strategy.next(records, (), len(records)), Proposal):
-        record = World().record(spec, step, len(records))
+    strategy, records = Boundary(spec), {}
+    while isinstance(step := strategy.next([*records.values()], (), len(records)), Proposal):
+        number = len(records) if step.goes_on is None else step.goes_on
+        record = World().record(spec, step, number)
         if step.purpose is Purpose.SEARCH:
             record = dataclasses.replace(
                 record, outcome=Outcome.STOPPED, stopped_by=StoppedBy.RANK, steps=1000
             )
-        records.append(record)
+        records[number] = record
 
-    full = [rate(r) for r in records if r.purpose is Purpose.SEARCH]
+    full = [rate(r) for r in records.values() if r.purpose is Purpose.SEARCH]
     assert 1 < len(full) <= 4
-    assert all(below - above <= -1.0 + 1e-3 for above, below in itertools.pairwise(full))
+    assert all(below - above <= SNAP - 1.0 for above, below in itertools.pairwise(full))
 
 
 def test_a_strategy_waits_only_for_what_is_under_way():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from stabsearch.records import Outcome
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom, Verdict
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver
-from tests.stability.reports import report
+from tests.stability.reports import evaluation, facts, report
 
 
 def test_losing_a_worker_that_was_only_held_changes_nothing(tmp_path):
@@ -41,3 +43,135 @@ def test_the_late_gradient_norm_is_the_median_of_the_last_quarter(tmp_path, norm
         trial.reports[step] = report(step, 0.5, grad_norm_median=float(norm))
 
     assert trial.record().grad_norm_late == late
+
+
+def looking(step, score=5.0, **changes):
+    return report(step, 0.5, evaluation=evaluation((0.1,) * 4, score_ema=score), **changes)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    store = StudyStore(tmp_path / "study")
+    store.create({"name": "study"}, "fingerprint")
+    return Ledger(store, StudyObserver())
+
+
+def short_trial(**changes):
+    fields = {
+        "trial_id": "0000-0",
+        "setting": 0,
+        "seed": 0,
+        "params": {"learning_rate": 1e-3},
+        "max_train_steps": 400,
+        "purpose": Purpose.PROBE,
+        "stop_at": 100,
+        "look_steps": (100, 200),
+    }
+    return LiveTrial(**fields | changes)
+
+
+def train(ledger, trial, steps):
+    for step in steps:
+        warned = (warning(step),) if step in (100, 200) else ()
+        ledger.receive(
+            trial.trial_id, facts(max_train_steps=400), looking(step, 500 / step), warned
+        )
+
+
+def warning(step):
+    return Verdict(
+        rule=f"R{step}", symptom=Symptom.LOST_PROGRESS, severity=Severity.WARN, value=0.6,
+        threshold=0.5, limit="R.warn", step=step, timestep_bin=None, timestep_low=None,
+        timestep_high=None, reason="so", advice="so",
+    )  # fmt: skip
+
+
+def ended_short(ledger):
+    trial = short_trial()
+    ledger.add(trial)
+    ledger.begin("0000-0")
+    train(ledger, trial, (50, 100))
+    ledger.end("0000-0", Outcome.STOPPED, StoppedBy.PROBE)
+    return ledger.record("0000-0")
+
+
+@pytest.mark.parametrize(
+    ("steps", "looks"),
+    [((50,), []), ((50, 100), [(100, 5.0)]), ((50, 150, 200), [(100, 10.0), (200, 2.5)])],
+)
+def test_a_record_has_looks_as_far_as_the_trial_came(steps, looks):
+    trial = short_trial()
+    trial.reports = {step: looking(step, 500 / step) for step in steps}
+
+    assert [(look.step, look.score) for look in trial.record().looks] == looks
+
+
+def test_a_look_knows_nothing_of_what_came_later():
+    trial = short_trial(look_steps=(100,))
+    norms = {50: 8.0, 100: 4.0, 150: 1.0, 200: 1.0}
+    trial.reports = {
+        step: looking(step, grad_norm_median=norm, lr_gauge_octaves=octaves)
+        for (step, norm), octaves in zip(norms.items(), (None, 1.5, 0.2, None), strict=True)
+    }
+    [look] = trial.record().looks
+
+    assert (look.lr_gauge_octaves, look.grad_norm_median, look.grad_norm_late) == (1.5, 6.0, 4.0)
+
+
+def test_a_trial_that_goes_on_is_one_row_with_all_of_its_reports(ledger, tmp_path):
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(stop_at=200))
+    ledger.begin("0000-0")
+    train(ledger, ledger.live("0000-0"), (150, 200))
+    ledger.end("0000-0", Outcome.STOPPED, StoppedBy.PROBE)
+    store = StudyStore(tmp_path / "study")
+    [found] = store.finished_records()
+
+    assert [r.step for r in store.trial_reports("0000-0")] == [50, 100, 150, 200]
+    assert [v.rule for v in store.trial_verdicts("0000-0")] == ["R100", "R200"]
+    assert (found.steps, found.attempts, found.started_at) == (200, 1, before.started_at)
+    assert [look.step for look in found.looks] == [100, 200]
+    assert store.unfinished_trial_ids() == []
+
+
+def test_while_it_goes_on_it_is_also_what_it_was(ledger):
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
+    ledger.begin("0000-0")
+    train(ledger, ledger.live("0000-0"), (150, 200))
+    [as_it_was] = ledger.as_they_were()
+
+    assert ledger.finished() == []
+    assert replace(as_it_was, ended_at=before.ended_at) == before
+
+
+def test_the_journal_of_one_that_goes_on_has_all_of_it(ledger, tmp_path):
+    """A killed driver has nothing else."""
+    ended_short(ledger)
+    ledger.go_on(short_trial(stop_at=200))
+    ledger.begin("0000-0")
+    train(ledger, ledger.live("0000-0"), (150,))
+    journal = StudyStore(tmp_path / "study").read_journal("0000-0")
+
+    assert [r.step for r in journal.reports] == [50, 100, 150]
+    assert [v.rule for v in journal.verdicts] == ["R100"]
+    assert (journal.started["went_on_at"], journal.started["stop_at"]) == (100, 200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ending", "is_kept"),
+    [
+        ({}, (Outcome.STOPPED, StoppedBy.PROBE), True),
+        ({}, (Outcome.DIVERGED, StoppedBy.GATE), False),
+        ({"stop_at": 50}, (Outcome.STOPPED, StoppedBy.PROBE), False),
+        ({"stop_at": None}, (Outcome.COMPLETED, StoppedBy.NOBODY), False),
+    ],
+    ids=["may go on", "diverged", "is not looked at", "whole"],
+)
+def test_whose_checkpoint_is_kept(ledger, tmp_path, changes, ending, is_kept):
+    checkpoint = StudyStore(tmp_path / "study").checkpoint_path("0000-0")
+    checkpoint.touch()
+    ledger.add(short_trial(**changes))
+    ledger.end("0000-0", *ending)
+
+    assert checkpoint.exists() == is_kept

@@ -86,3 +86,49 @@ def test_interrupted_then_killed_then_finished_is_as_if_nothing_had_happened(tin
     assert [t.state.name for t in optuna_study(path).trials] == ["COMPLETE"] * 6
     assert list((path / "journal").iterdir()) == []
     assert list((path / "checkpoints").iterdir()) == []
+
+
+def wait_for_one_that_goes_on(path, process, seconds=120):
+    """Until a short trial trains on that had ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        store = StudyStore(path)
+        running = store.unfinished_trial_ids() if (path / "trials.parquet").exists() else []
+        if any(store.read_journal(i).started.get("went_on_at") for i in running):
+            return
+        time.sleep(0.02)
+    raise AssertionError("no short trial went on")
+
+
+def test_killed_while_a_short_trial_goes_on_is_as_if_nothing_had_happened(tiny_study, tmp_path):
+    study = tiny_study(
+        space={"learning_rate": {"log_uniform": [1e-3, 1.0]}},
+        trainer={"max_train_steps": 4000, "report_every": 50, "eval_every": 100},
+        searcher={"name": "boundary"},
+        stop_when="edge within 1 octave",
+        trials=20,
+    )
+    file = tmp_path / "study.yaml"
+    file.write_text(dump_study(study))
+
+    killed = start(file, tmp_path)
+    wait_for_one_that_goes_on(study.path, killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    last = start(file, tmp_path)
+    output, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, output
+
+    undisturbed = run_study(study.model_copy(update={"storage": str(tmp_path / "undisturbed")}))
+    found = stabsearch.load(study.path)
+    noise = [*TIMES, "attempts"]
+    pd.testing.assert_frame_equal(
+        found.trials.drop(columns=noise), undisturbed.results.trials.drop(columns=noise)
+    )
+    pd.testing.assert_frame_equal(
+        found.reports.drop(columns="train_seconds"),
+        undisturbed.results.reports.drop(columns="train_seconds"),
+    )
+    assert list((study.path / "journal").iterdir()) == []
+    assert list((study.path / "checkpoints").iterdir()) == []

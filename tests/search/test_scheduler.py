@@ -66,7 +66,10 @@ class Driver:
             )
         )
         self.ledger.begin(trial_id)
-        trial = SimpleNamespace(trial_id=f"ray-{trial_id}", config={"trial_id": trial_id})
+        trial = SimpleNamespace(
+            trial_id=f"ray-{trial_id}",
+            config={"trial_id": trial_id, "may_go_on": self.ledger.live(trial_id).may_go_on},
+        )
         self.gate.on_trial_add(None, trial)
         return trial
 
@@ -166,6 +169,24 @@ def test_the_gauge_is_looked_at_once(driver):
         action = gate.gate.on_trial_result(None, trial, {PACKET_KEY: packet, STEP_KEY: step})
 
         assert action == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("said", [{"is_saved": True}, {"failure": "the disk is full"}])
+def test_the_worker_of_a_short_trial_that_may_go_on_is_held_until_its_state_is_written(
+    driver, said
+):
+    study = driver()
+    trial = study.begin("0000-0", stop_at=100, look_steps=(100, 500))
+    judged = JudgedReport(report=report(100, 0.1, evaluation=evaluation((0.1,) * 4)), verdicts=())
+
+    def tell(**packet):
+        result = {PACKET_KEY: Packet(facts=FACTS, **packet), STEP_KEY: 100}
+        return study.gate.on_trial_result(None, trial, result)
+
+    assert tell(reports=(judged,)) == TrialScheduler.CONTINUE
+    assert study.ledger.record("0000-0").stopped_by is StoppedBy.PROBE
+    assert tell() == TrialScheduler.CONTINUE
+    assert tell(**said) == TrialScheduler.STOP
 
 
 def test_the_reasons_of_the_stops_are_words(driver):

@@ -12,8 +12,10 @@ from stabsearch.search.ledger import Ledger
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.samplers import distributions_for, make_sampler
 from stabsearch.search.searcher import SettingSearcher, instability, tell
+from stabsearch.search.strategy import Length, Pause, Proposal
 from stabsearch.spec import SearcherSpec, StudySpec
 from tests import synthetic_study
+from tests.stability.reports import evaluation, facts, report
 
 DISTRIBUTIONS = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
 
@@ -234,3 +236,91 @@ def test_a_strategy_that_waits_is_not_asked_again_before_something_has_changed(
     assert asked == 4
     assert searcher.suggest("ray-again") is None
     assert searcher.ledger.fatal is None
+
+
+@pytest.fixture
+def going_on(tmp_path, monkeypatch):
+    """A searcher with one short trial that has ended, and a strategy that lets it go on."""
+    searcher = boundary_searcher(tmp_path, trainer=SHORT)
+    monkeypatch.setattr(searcher, "_make_config", lambda live: {"trial_id": live.trial_id})
+    searcher._strategy = Scripted(
+        [
+            Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF),
+            Proposal(params={"learning_rate": 1e-3}, goes_on=0),
+        ]
+    )
+    train_next(searcher, "ray-0", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    return searcher
+
+
+SHORT = {"max_train_steps": 400, "eval_every": 20, "report_every": 20}
+
+
+class Scripted:
+    def __init__(self, proposals):
+        self.proposals = list(proposals)
+        self.asked = []
+
+    def next(self, records, under_way, number):
+        self.asked.append((list(records), list(under_way), number))
+        return self.proposals.pop(0) if self.proposals else Pause.DONE
+
+
+def train_next(searcher, ray_id, steps, outcome, stopped_by=StoppedBy.NOBODY):
+    trial_id = searcher.suggest(ray_id)["trial_id"]
+    searcher.ledger.begin(trial_id)
+    for step in steps:
+        said = report(step, 0.1, evaluation=evaluation((0.1,) * 4, score_ema=400 / step))
+        searcher.ledger.receive(trial_id, facts(max_train_steps=400), said, ())
+    searcher.ledger.end(trial_id, outcome, stopped_by)
+    searcher.on_trial_complete(ray_id)
+
+
+def test_a_short_trial_that_goes_on_is_the_same_trial_and_no_further_setting(going_on):
+    train_next(going_on, "ray-1", range(60, 401, 20), Outcome.COMPLETED)
+    [found] = going_on.ledger.finished()
+
+    assert (found.trial_id, found.steps, found.purpose) == ("0000-0", 400, Purpose.SEARCH)
+    assert [look.step for look in found.looks] == [40, 100]
+    assert going_on._num_proposed == 1
+    assert going_on.ledger.fatal is None
+
+
+def test_while_it_goes_on_the_strategy_knows_both(going_on):
+    going_on.suggest("ray-1")
+    going_on.suggest("ray-2")
+    [known], [under_way], number = going_on._strategy.asked[-1]
+
+    assert (known.steps, known.stopped_by) == (40, StoppedBy.PROBE)
+    assert (under_way.goes_on, under_way.length) == (0, Length.WHOLE)
+    assert number == 1
+
+
+def test_optuna_is_told_once_more(going_on):
+    train_next(going_on, "ray-1", range(60, 401, 20), Outcome.COMPLETED)
+
+    assert [t.state.name for t in going_on._study.trials] == ["PRUNED", "COMPLETE"]
+    assert {t.user_attrs["setting"] for t in going_on._study.trials} == {0}
+
+
+def test_a_study_killed_before_a_second_seed_went_on_lets_it_go_on(tmp_path):
+    searcher = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
+    searcher._strategy = Scripted(
+        [Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF)]
+    )
+    searcher._make_config = lambda live: {"trial_id": live.trial_id}
+    for k in range(2):
+        train_next(searcher, f"ray-{k}", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    ledger = searcher.ledger
+    first = searcher._trial(0, 0, Proposal(params={"learning_rate": 1e-3}))
+    ledger.go_on(first)
+    ledger.begin("0000-0")
+
+    again = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
+    again.restore_settings(
+        [r for r in again.ledger.finished() if r.trial_id == "0000-1"], (), [first]
+    )
+
+    second = again.ledger.live("0000-1")
+    assert (second.purpose, second.stop_at, second.went_on_at) == (Purpose.SEARCH, None, 40)
+    assert sorted(second.reports) == [20, 40]

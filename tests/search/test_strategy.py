@@ -7,12 +7,13 @@ import pytest
 from stabsearch.records import Outcome, Purpose
 from stabsearch.search.strategies import make_strategy
 from stabsearch.search.strategy import (
+    Length,
     Pause,
     Proposal,
     grid_points,
     is_complete,
     is_known,
-    probe_end,
+    trial_end,
 )
 from stabsearch.spec import StudySpec, TrainerSpec
 from tests import synthetic_study
@@ -115,7 +116,7 @@ def test_a_grid_of_an_extended_study_repeats_no_point():
 def test_a_short_trial_ends_where_rules_and_gauge_have_spoken(trainer, fraction, step):
     spec = study({"learning_rate": RATE}, searcher={"probe_fraction": fraction})
 
-    assert probe_end(spec, TrainerSpec.model_validate(trainer), reads_gauge=False) == step
+    assert trial_end(spec, TrainerSpec.model_validate(trainer), Length.BRIEF) == step
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_one_that_reads_the_gauge_goes_on_until_it_is_readable(steps, every, war
     trainer = {"max_train_steps": steps, "eval_every": every, "report_every": 20}
     spec = TrainerSpec.model_validate(trainer | {"lr_warmup_fraction": warmup})
 
-    assert probe_end(study({"learning_rate": RATE}), spec) == step
+    assert trial_end(study({"learning_rate": RATE}), spec, Length.READABLE) == step
 
 
 # --- the end ------------------------------------------------------------------------------------

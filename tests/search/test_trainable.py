@@ -11,13 +11,14 @@ from tests.search.conftest import TINY_TRAINER
 
 @pytest.fixture
 def config(tmp_path):
-    def make(*, gate=True, stop_at=None, seed=0, **trainer):
+    def make(*, gate=True, stop_at=None, may_go_on=False, seed=0, **trainer):
         return {
             "trial_id": "0000-0",
             "seed": seed,
             "trainer": TINY_TRAINER | {"device": "cpu", "learning_rate": 3e-3} | trainer,
             "gate": gate,
             "stop_at": stop_at,
+            "may_go_on": may_go_on,
             "analyzer": {"name": "rules"},
             "reached": (),
             "sampler_check": None,
@@ -120,3 +121,32 @@ def test_a_checkpoint_of_something_else_is_ignored(config, damage, tmp_path):
         file.write_bytes(file.read_bytes()[:1000])
 
     assert losses(packets(trainable.TrialTrainable(config()), 3)) == expected
+
+
+@pytest.mark.usefixtures("one_report_a_packet")
+def test_a_short_trial_goes_on_from_where_it_ended_as_if_it_had_not(config):
+    undisturbed = losses(packets(trainable.TrialTrainable(config()), 6))
+    short = trainable.TrialTrainable(config(stop_at=30, may_go_on=True))
+    ended = packets(short, 5)
+    longer = trainable.TrialTrainable(config())
+
+    # All of it has arrived when its state is written, once.
+    assert [p.is_saved for p in ended] == [False, False, False, True, False]
+    assert losses(ended) | losses(packets(longer, 3)) == undisturbed
+
+
+@pytest.mark.usefixtures("one_report_a_packet")
+def test_a_worker_lost_after_it_was_saved_says_so_again_and_trains_no_further(config):
+    packets(trainable.TrialTrainable(config(stop_at=30, may_go_on=True)), 4)
+    again = packets(trainable.TrialTrainable(config(stop_at=30, may_go_on=True)), 2)
+
+    assert [p.is_saved for p in again] == [True, False]
+    assert losses(again) == {}
+
+
+def test_a_pruned_short_trial_is_not_saved(config, tmp_path):
+    model = {"name": "tests.search.models:TurnsNaN", "first_nan_step": 14}
+    worker = trainable.TrialTrainable(config(model=model, stop_at=30, may_go_on=True))
+    packets(worker, 3)
+
+    assert not (tmp_path / "checkpoints").exists()

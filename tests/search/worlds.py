@@ -6,13 +6,13 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stabsearch.recommend.confirm import planned_trials
-from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, TrialRecord
+from stabsearch.records import Look, Outcome, Purpose, Severity, StoppedBy, TrialRecord
 from stabsearch.search.boundary import Boundary
-from stabsearch.search.strategy import Pause, Proposal, probe_end
+from stabsearch.search.strategy import Length, Pause, Proposal, look_steps, trial_end
 from stabsearch.spec import StudySpec
 from tests import synthetic_study
 
@@ -30,6 +30,8 @@ class World:
     """Whether a short trial has one."""
     score_ahead: float = 0.4
     """Octaves above the best rate at which a short trial has the best score."""
+    late_ahead: float = 0.2
+    """The same of one that went on."""
     slow_edge: float = math.inf
     """Beyond it a short trial fails if it is longer than a tenth of the budget."""
     late_edge: float = math.inf
@@ -58,17 +60,13 @@ class World:
         changes: dict[str, Any] = {"steps": budget, "outcome": Outcome.COMPLETED}
         if proposal.purpose is Purpose.PROBE:
             changes |= {
-                "steps": probe_end(spec, trainer, reads_gauge=proposal.reads_gauge),
+                "steps": trial_end(spec, trainer, proposal.length),
                 "outcome": Outcome.STOPPED,
                 "stopped_by": StoppedBy.PROBE,
             }
         gauge = self.gauge_offset + self.gauge_slope * (rate - self.best)
         gauge = max(-6.0, min(6.0, gauge))
         changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
-        is_short = proposal.purpose is Purpose.PROBE
-        best = self.best + self.score_ahead * is_short
-        score = min(5.0 * 1.08 ** (rate - best) ** 2, DEAD_SCORE)
-        changes["score"] = score if self.has_score or not is_short else None
         changes["constant_score"] = DEAD_SCORE
         if rate > edge:
             changes |= DIVERGED | {"steps": budget * 3 // 40, "lr_gauge_octaves": None}
@@ -78,7 +76,17 @@ class World:
             changes |= DIVERGED | {"steps": budget * 3 // 4}
         elif rate < self.learns_from:
             changes |= NOT_LEARNING
-        share = changes["steps"] / budget
+        steps = changes["steps"]
+        late = trial_end(spec, trainer, Length.LATE)
+        is_later = late != trial_end(spec, trainer, Length.READABLE)
+        late_from = (late if is_later else None) or budget
+        last = self._look(steps, rate, late_from, budget)
+        looks = [
+            self._look(step, rate, late_from, budget)
+            for step in look_steps(spec, trainer)
+            if step <= steps
+        ]
+        changes["score"] = last.score
         return synthetic_study.record(
             trial_id=f"{number:04d}-{seed}",
             setting=number,
@@ -86,9 +94,27 @@ class World:
             params=params,
             purpose=proposal.purpose,
             max_train_steps=budget,
+            grad_norm_median=last.grad_norm_median,
+            grad_norm_late=last.grad_norm_late,
+            looks=tuple(
+                replace(look, lr_gauge_octaves=changes["lr_gauge_octaves"]) for look in looks
+            ),
+            **changes,
+        )
+
+    def _look(self, step: int, rate: float, late_from: int, budget: int) -> Look:
+        """At a step, but for the gauge."""
+        is_short = step < budget
+        ahead = self.late_ahead if step >= late_from else self.score_ahead
+        best = self.best + ahead * is_short
+        score = min(5.0 * 1.08 ** (rate - best) ** 2, DEAD_SCORE)
+        share = step / budget
+        return Look(
+            step=step,
+            score=score if self.has_score or not is_short else None,
+            lr_gauge_octaves=None,
             grad_norm_median=0.1 / share if self.norm_falls else 0.5,
             grad_norm_late=0.057 / share if self.norm_falls else 0.5,
-            **changes,
         )
 
 
@@ -127,14 +153,15 @@ def search(
                 assert step is Pause.DONE or under_way, "waits for nothing"
                 break
             check(step)
-            proposed += 1
-            of = next(number)
-            steps = world.record(spec, step, of).steps
+            proposed += step.goes_on is None
+            of = next(number) if step.goes_on is None else step.goes_on
+            behind = sum(r.steps for r in ended if r.setting == step.goes_on)
+            steps = world.record(spec, step, of).steps - behind
             heapq.heappush(under_way, (now + steps, of, step))
         if not under_way:
             return ended
         now, of, proposal = heapq.heappop(under_way)
-        ended.append(world.record(spec, proposal, of))
+        ended = [*(r for r in ended if r.setting != of), world.record(spec, proposal, of)]
 
 
 def search_and_confirm(spec: StudySpec, world: World) -> list[TrialRecord]:
@@ -144,8 +171,9 @@ def search_and_confirm(spec: StudySpec, world: World) -> list[TrialRecord]:
         step = Pause.DONE if proposed >= spec.trials else strategy.next(ended, (), proposed)
         if isinstance(step, Proposal):
             number = max((r.setting for r in ended), default=-1) + 1
-            ended.append(world.record(spec, step, number))
-            proposed += 1
+            of = number if step.goes_on is None else step.goes_on
+            ended = [*(r for r in ended if r.setting != of), world.record(spec, step, of)]
+            proposed += step.goes_on is None
             continue
         confirmed = next_round(spec, world, ended)
         if not confirmed:

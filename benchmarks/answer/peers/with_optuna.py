@@ -15,10 +15,10 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from benchmarks.answer.blackbox import Blackbox
+from benchmarks.answer.blackbox import Blackbox, Course
 from benchmarks.answer.virtual import NoTrial, Proposal
 from benchmarks.truth.grids import Clip
-from stabsearch.records import Report, TrialFacts
+from stabsearch.records import Report
 
 MakePruner = Callable[[int], BasePruner]
 """From the number of evaluations of a trial."""
@@ -62,7 +62,7 @@ class Optuna:
             clip=trial.params["max_grad_norm"],
         )
 
-    def begin(self, proposal: Proposal, facts: TrialFacts) -> None:
+    def begin(self, proposal: Proposal, course: Course) -> None:
         """Nothing: ``ask`` has begun it."""
 
     def report(self, proposal: Proposal, report: Report, *, is_last: bool) -> bool:

@@ -18,10 +18,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from benchmarks.answer.blackbox import Blackbox
+from benchmarks.answer.blackbox import Blackbox, Course
 from benchmarks.answer.virtual import NoTrial, Proposal
 from benchmarks.truth.grids import Clip
-from stabsearch.records import Report, TrialFacts
+from stabsearch.records import Report
 
 SCORE, ITERATION = "score", "training_iteration"
 
@@ -60,7 +60,7 @@ class RayTune:
             number=number, learning_rate=config["learning_rate"], clip=config["max_grad_norm"]
         )
 
-    def begin(self, proposal: Proposal, facts: TrialFacts) -> None:
+    def begin(self, proposal: Proposal, course: Course) -> None:
         """Nothing: Ray tells neither of them."""
 
     def report(self, proposal: Proposal, report: Report, *, is_last: bool) -> bool:

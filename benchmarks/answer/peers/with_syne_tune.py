@@ -20,10 +20,10 @@ from syne_tune.optimizer.baselines import ASHA
 from syne_tune.optimizer.scheduler import SchedulerDecision
 from syne_tune.tuning_status import TuningStatus, print_best_metric_found
 
-from benchmarks.answer.blackbox import Blackbox
+from benchmarks.answer.blackbox import Blackbox, Course
 from benchmarks.answer.virtual import NoTrial, Proposal
 from benchmarks.truth.grids import Clip
-from stabsearch.records import Report, TrialFacts
+from stabsearch.records import Report
 
 SCORE, EPOCH = "score", "epoch"
 
@@ -65,7 +65,7 @@ class SyneTune:
         rate, clip = self._setting(trial)
         return Proposal(number=number, learning_rate=rate, clip=clip)
 
-    def begin(self, proposal: Proposal, facts: TrialFacts) -> None:
+    def begin(self, proposal: Proposal, course: Course) -> None:
         """Nothing: Syne Tune's tuner tells nobody."""
 
     def report(self, proposal: Proposal, report: Report, *, is_last: bool) -> bool:
