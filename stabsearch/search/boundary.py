@@ -244,7 +244,7 @@ class Boundary:
                 return step
         is_edge_known = edge is None and not asking
         whole = self._full_rate(line, is_edge_known=is_edge_known)
-        is_best_known = best is None and not any(seen.reading_under_way.values())
+        is_best_known = best is None and not _is_best_asked(line)
         if is_best_known and whole is not None and not seen.full_under_way:
             return self._full(line, whole)
         is_settled = best is None and edge is None and whole is None
@@ -289,10 +289,9 @@ class Boundary:
             return None
         if step := self._towards_look(line, line.best, Length.READABLE):
             return step
-        is_best_moving = bool(seen.reading_under_way[Length.READABLE])
         is_edge_deciding = line.best > line.limit + SETTLED
         is_too_late = bool(seen.full_tried or seen.full_under_way)
-        if is_best_moving or is_edge_deciding or is_too_late:
+        if is_edge_deciding or is_too_late or _is_best_asked(line, but_later=True):
             return None
         return self._towards_look(line, line.best, Length.LATE)
 
@@ -481,6 +480,19 @@ class Boundary:
         low, high = _ends(self._domains[LEARNING_RATE])
         every: Params = others | {LEARNING_RATE: min(max(value, low), high)}
         return {name: every[name] for name in self._domains}
+
+
+def _is_best_asked(line: Line, *, but_later: bool = False) -> bool:
+    """Whether a trial is under way that may move the best rate; ``but_later``: those that go on
+    until later aside."""
+    seen = line.seen
+    if seen.reading_under_way[Length.READABLE]:
+        return True
+    if seen.reading_under_way[Length.LATE] and not but_later:
+        return True
+    near = BRACKET + IN_PLACE
+    brief = seen.reading_under_way[Length.BRIEF]
+    return line.best is not None and any(abs(rate - line.best) <= near for rate in brief)
 
 
 def _rate(proposal: Proposal) -> float:

@@ -122,7 +122,7 @@ class Seen:
     """Rates above this are one confirmation's failure too high; inf without one."""
     short_under_way: tuple[float, ...]
     reading_under_way: Mapping[Length, tuple[float, ...]]
-    """Those of them that are to show where the best rate is, by length."""
+    """The same by length."""
     full_under_way: tuple[float, ...]
 
     @property
