@@ -130,8 +130,7 @@ class LiveTrial:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether its state is kept when it has ended as a short trial: those that are about the
-        best rate may go on."""
+        """Whether its state is kept when it has ended as a short trial."""
         return self.stop_at is not None and self.stop_at in self.look_steps
 
     def add_verdicts(self, verdicts: Iterable[Verdict]) -> None:
