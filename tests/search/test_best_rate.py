@@ -14,6 +14,7 @@ from stabsearch.search.best_rate import (
     CONSTANT,
     DECAYED,
     GAUGE_ERROR,
+    LATE_ERROR,
     SCORE_ERROR,
     EarlyTrial,
     Expected,
@@ -126,3 +127,22 @@ def test_a_reading_more_moves_the_estimate_smoothly():
     ]
 
     assert max(abs(np.diff(estimates))) < 0.02
+
+
+LATE_ONLY = Expected(offset=0.0, reading=0.0, late_offset=0.25)
+
+
+def test_later_scores_pull_by_their_error():
+    early = trials((-9, -8, -7), best=-8.0, slope=None)
+    late = trials((-8.5, -7.5, -6.5), best=-7.0, slope=None)
+    of_early, of_late = SCORE_ERROR**-2, LATE_ERROR**-2
+    expected = (of_early * -8.0 + of_late * (-7.0 + 0.25)) / (of_early + of_late)
+
+    assert best_rate(early, LATE_ONLY, late) == pytest.approx(expected)
+
+
+def test_two_later_rates_say_nothing():
+    early = trials((-9, -8, -7), best=-8.0, slope=None)
+    late = trials((-8.5, -7.5, -7.5), best=-7.0, slope=None)
+
+    assert best_rate(early, LATE_ONLY, late) == best_rate(early, LATE_ONLY)

@@ -11,7 +11,7 @@ import pytest
 from stabsearch.recommend.pick import recommend_from
 from stabsearch.records import Outcome, Purpose, StoppedBy
 from stabsearch.search.boundary import SNAP, Boundary
-from stabsearch.search.strategy import Pause, Proposal
+from stabsearch.search.strategy import Length, Pause, Proposal
 from stabsearch.spec import StudySpec
 from tests.search.worlds import World, search, search_and_confirm
 
@@ -492,3 +492,35 @@ def test_where_nothing_holds_the_study_ends_and_says_so():
 
     assert answer.confirmation is None or not answer.confirmation.has_held
     assert sum(r.purpose is Purpose.SEARCH for r in records) <= 4
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_short_trials_about_the_best_rate_go_on_and_one_of_them_to_the_end(workers):
+    proposed = []
+    records = search(study(), World(), workers=workers, check=proposed.append)
+    later = {p.goes_on for p in proposed if p.length is Length.LATE} - {None}
+    (full,) = [p for p in proposed if p.purpose is Purpose.SEARCH]
+
+    assert len(later) >= 2
+    assert sum(500 in [look.step for look in r.looks] for r in records) == 3
+    assert full.goes_on is not None
+    assert len({r.setting for r in records}) == len(records)
+
+
+def test_where_the_edge_decides_no_trial_goes_on_to_say_where_the_best_rate_is():
+    proposed = []
+    world = World(edge=math.log2(0.004) + 0.2, best=math.log2(0.004) + 1.5)
+    search(study(), world, check=proposed.append)
+
+    assert not any(p.length is Length.LATE for p in proposed)
+
+
+def test_a_short_trial_near_the_best_rate_is_not_trained_to_the_end_where_the_edge_decides():
+    """As high as it may be is as high as it should be."""
+    proposed = []
+    world = World(edge=math.log2(0.004) + 1.0, best=math.log2(0.004) + 1.5)
+    search(study(), world, check=proposed.append)
+    full = [p for p in proposed if p.purpose is Purpose.SEARCH]
+
+    assert full
+    assert all(p.goes_on is None for p in full)
