@@ -364,8 +364,8 @@ GRIDS: tuple[Grid, ...] = (
         learning_rates=staggered(PATCHES_SGD, {None: 1, 1.0: 1, 0.1: 3, 0.03: 10}),
         seeds=3,
     ),
-    # No constant was chosen by them; but what the answers missed on terrain_sgd is why short trials
-    # go on (docs/decisions.md).
+    # No constant was chosen by them, but what the answers missed on terrain_sgd is why short
+    # trials go on (docs/decisions.md).
     Grid(
         name="terrain_adamw",
         split=Split.OTHER_DATA,

@@ -4,8 +4,9 @@ Two things point to the best rate after a tenth to a quarter of the budget. The 
 best score by then: under a constant rate too high, because what trains faster is ahead at first.
 And the gauge: its zero depends on the model so early, and of some models (UNets) it hardly changes
 with the rate. At a quarter of the budget there is a third, the rate with the best score by then,
-where that is later than the first look. Each is a measurement with an error of its own, and the estimate weighs them by it:
-a steep gauge decides against early scores, a flat one leaves it to them.
+where that is later than the first look. Each is a measurement with an error of its own, and the
+estimate weighs them by it: a steep gauge decides against early scores, a flat one leaves it to
+them.
 
     minimise over x   ((x - offset) / SCORE_ERROR)^2 + ((g(x) - reading) / GAUGE_ERROR)^2
                       + ((x - late) / LATE_ERROR)^2

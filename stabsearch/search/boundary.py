@@ -112,8 +112,6 @@ class Line:
     """The best rate, the edge aside."""
     limit: float
     """The highest rate that a full trial may have."""
-    fails_slowly: bool
-    """Trials about the edge have to be as long as those about the best rate."""
 
     @property
     def is_limited(self) -> bool:
@@ -123,7 +121,7 @@ class Line:
     @property
     def edge_length(self) -> Length:
         """Of trials about the edge."""
-        return Length.READABLE if self.fails_slowly else Length.BRIEF
+        return Length.READABLE if self.seen.fails_slowly else Length.BRIEF
 
 
 class Boundary:
@@ -220,7 +218,6 @@ class Boundary:
             edge=edge,
             best=timing.best(seen),
             limit=min(safe, self._high),
-            fails_slowly=view.fails_slowly(timing),
         )
 
     def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:

@@ -116,6 +116,8 @@ class Seen:
     """The unstable ones among them."""
     failed: tuple[float, ...]
     """Rates of trials that say nothing: the same would fail again."""
+    fails_slowly: bool
+    """Trials about the edge have to be as long as those about the best rate."""
     untold: tuple[float, ...]
     """Rates of trials that were too short to fail."""
     held_below: float
@@ -209,7 +211,8 @@ class View:
         timid = [r for r in here if never_learned(r) and r not in unstable]
         within = [r for r in here if self._is_stable(r)]
         # Where runs fail later than the briefest trials end, those have shown nothing.
-        least = timing.steps[Length.READABLE] if self.fails_slowly(timing) else 0
+        fails_slowly = self.fails_slowly(timing)
+        least = timing.steps[Length.READABLE] if fails_slowly else 0
         stable = [r for r in within if r.steps >= least or r.purpose is not Purpose.PROBE]
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
@@ -231,6 +234,7 @@ class View:
             full_tried=tuple(rate_of(r.params) for r in full),
             full_unstable=tuple(rate_of(r.params) for r in full if r in unstable),
             failed=tuple(rate_of(r.params) for r in failed),
+            fails_slowly=fails_slowly,
             untold=tuple(rate_of(r.params) for r in within if r not in stable),
             held_below=self._held_below(others),
             short_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.PROBE),
