@@ -6,6 +6,7 @@ import math
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from benchmarks.document import machine, table, write_section
 from benchmarks.truth.generate import PROCESSES
@@ -32,11 +33,58 @@ LISTED = 12
 """Trials named at most in a list of the wrong."""
 
 
-def main() -> None:
-    by_grid = replay_all(GRIDS)
-    write_section(
-        "truth", "Verdicts against trials whose end is known", "\n\n".join(body(by_grid))
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the document that is written by itself."""
+
+    name: str
+    title: str
+    command: str
+    introduction: str
+    splits: tuple[Split, ...]
+
+
+SECTIONS = (
+    Section(
+        name="truth",
+        title="Verdicts against trials whose end is known",
+        command="make truth",
+        introduction="Every trial of these grids was trained to its end and labelled by its raw losses "
+        "(`benchmarks/truth/labels.py`): *OK* ends within u/2 of the best of its seed, with "
+        "raw or averaged weights; *unstable* ends dead or had a catastrophic excursion; "
+        "*timid* is below the best learning rate and not OK; *degraded* is the rest. "
+        "*Knowable*: unstable, and its own curve shows it by 10% of the budget. Then its "
+        "reports were judged again. Thresholds are chosen by the tuning grids only (`python "
+        "-m benchmarks.truth --tune`); the hold-out grids have another optimizer, other "
+        "networks, and a width that no tuning grid of their schedule has. `adamw_short` was "
+        "added when the first scores of `dit` and `unet` showed that calls come late in short "
+        "trainings, so in that respect those two are no longer unseen. The grids of other "
+        "data came last. `patches_sgd` was one of them until it showed that L_iso is no bar "
+        "for data whose numbers go together; `colour_sgd` took its place. In `adamw_constant` "
+        "and `v_layernorm` a clip of 1 and none often make the same trial; the hold-out grids "
+        "have no such twins.",
+        splits=(Split.TUNING, Split.HOLD_OUT, Split.OTHER_DATA),
+    ),
+    Section(
+        name="truth_unseen",
+        title="Verdicts against trials whose end is known: unseen grids",
+        command="python -m benchmarks.truth --splits unseen",
+        introduction="Grids that were written when the rules and the search were as they are, and "
+        "measured once: images, a path, an optimizer and a weighting that no other grid has. The "
+        "words are those of the section above.",
+        splits=(Split.UNSEEN,),
+    ),
+)
+
+
+def main(splits: Sequence[Split] = tuple(Split)) -> None:
+    """Write the sections whose splits are all asked for, if there is anything of them."""
+    for section in SECTIONS:
+        grids = [grid for grid in GRIDS if grid.split in section.splits]
+        if set(section.splits) <= set(splits) and (by_grid := replay_all(grids)):
+            text = [f"`{section.command}`; {machine()}.", section.introduction]
+            text += body(grids, by_grid)
+            write_section(section.name, section.title, "\n\n".join(text))
 
 
 def replay_all(grids: Sequence[Grid]) -> dict[str, Cases]:
@@ -56,26 +104,9 @@ def judged(grid: Grid) -> Cases:
     }
 
 
-def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
+def body(grids: Sequence[Grid], by_grid: Mapping[str, Cases]) -> Iterable[str]:
     pools = pooled(by_grid)
-    yield (
-        f"`make truth`; {machine()}.\n\n"
-        "Every trial of these grids was trained to its end and labelled by its raw losses "
-        "(`benchmarks/truth/labels.py`): *OK* ends within u/2 of the best of its seed, with raw "
-        "or averaged weights; *unstable* ends dead or had a catastrophic excursion; *timid* is "
-        "below "
-        "the best learning rate and not OK; *degraded* is the rest. *Knowable*: unstable, and its "
-        "own curve shows it by 10% of the budget. Then its reports were judged again. Thresholds "
-        "are chosen by the tuning grids only (`python -m benchmarks.truth --tune`); the hold-out "
-        "grids have another optimizer, other networks, and a width that no tuning grid of their "
-        "schedule has. `adamw_short` was added when the first scores of `dit` and `unet` showed "
-        "that calls come late in short trainings, so in that respect those two are no longer "
-        "unseen. The grids of other data came last. `patches_sgd` was one of them until it "
-        "showed that L_iso is no bar for data whose numbers go together; `colour_sgd` took its "
-        "place. In `adamw_constant` and `v_layernorm` a clip of 1 and none often make the same "
-        "trial; the hold-out grids have no such twins."
-    )
-    if missing := [f"`{grid.name}`" for grid in GRIDS if grid.name not in by_grid]:
+    if missing := [f"`{grid.name}`" for grid in grids if grid.name not in by_grid]:
         yield f"Without {', '.join(missing)}: no seed of it was trained to its end this time."
     yield labels_table(by_grid)
     yield "**The rules.** " + (
