@@ -53,9 +53,11 @@ LONGER_SECONDS = 60.0
 take more."""
 FRESH_ID = "fresh"
 
-NEAR_BEST, MOST_NEAR_BEST = 0.03, 6
+NEAR_BEST, MOST_NEAR_BEST = 0.05, 8
 """Settings of a grid whose score is at most this share above the best one's may be the best; at
 most so many of them are trained again."""
+CONTENDING = 0.03
+"""Of those only the ones so near to the best by the first fresh seeds get all the others."""
 
 
 class Kind(StrEnum):
@@ -98,7 +100,13 @@ def train_answers(
     outcomes: dict[str, list[Outcome]], minutes: float = math.inf, folder: Path = FOLDER
 ) -> None:
     """Train what is missing, until the time is up. May be killed and started again."""
-    todo = [job for job in dict.fromkeys(jobs_of(outcomes)) if read(job, folder) is None]
+    until = time.monotonic() + 60 * minutes
+    _train(first_jobs(outcomes), until, folder)
+    _train(later_jobs(outcomes, folder), until, folder)
+
+
+def _train(jobs: Iterable[Job], until: float, folder: Path) -> None:
+    todo = [job for job in dict.fromkeys(jobs) if read(job, folder) is None]
     if not todo:
         return
     started = time.monotonic()
@@ -106,7 +114,7 @@ def train_answers(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=begin) as pool:
         while True:
-            is_time = time.monotonic() - started < 60 * minutes
+            is_time = time.monotonic() < until
             while is_time and len(running) < PROCESSES and (job := next(waiting, None)):
                 running.add(pool.submit(train_and_keep, job, folder))
             if not running:
@@ -120,26 +128,32 @@ def train_answers(
     print(flush=True)
 
 
-def jobs_of(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
+def first_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
     """The trainings: of the settings that may be best, then of the most frequent answers."""
     for grid in outcomes:
         for setting in near_best(grid):
             yield from _jobs(grid, setting, Kind.SAME)
+    for grid, setting in answers_of(outcomes):
+        for kind in Kind:
+            yield from _jobs(grid, setting, kind)
+
+
+def later_jobs(outcomes: dict[str, list[Outcome]], folder: Path = FOLDER) -> Iterator[Job]:
+    """The further seeds that the regret takes; when the first ones are trained."""
+    compared = [(grid, setting) for grid in outcomes for setting in contenders(grid, folder)]
+    for grid, setting in (*compared, *answers_of(outcomes)):
+        yield from _jobs(grid, setting, Kind.SAME, REGRET_SEEDS)
+
+
+def answers_of(outcomes: dict[str, list[Outcome]]) -> list[tuple[str, Setting]]:
+    """Grids and answers, the most frequent first."""
     counts = Counter(
         (grid, outcome.answer)
         for grid, them in outcomes.items()
         for outcome in them
         if outcome.answer is not None
     )
-    answers = [
-        answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    for grid, setting in answers:
-        for kind in Kind:
-            yield from _jobs(grid, setting, kind)
-    compared = [(grid, setting) for grid in outcomes for setting in near_best(grid)]
-    for grid, setting in (*compared, *answers):
-        yield from _jobs(grid, setting, Kind.SAME, REGRET_SEEDS)
+    return [key for key, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
 def _jobs(grid: str, setting: Setting, kind: Kind, seeds: int | None = None) -> Iterator[Job]:
@@ -155,6 +169,18 @@ def near_best(grid: str) -> list[Setting]:
     regret = there[1].regret
     found = sorted(there[1].score, key=regret)[:MOST_NEAR_BEST]
     return [setting for setting in found if regret(setting) <= NEAR_BEST]
+
+
+def contenders(grid: str, folder: Path = FOLDER) -> list[Setting]:
+    """Of the settings that may be the best those that still may, by their first fresh seeds; all
+    of them where those are not trained."""
+    settings = near_best(grid)
+    first = [_scores(grid, setting, folder)[:SEEDS] for setting in settings]
+    if min(map(len, first)) < SEEDS:
+        return settings
+    means = [statistics.fmean(them) for them in first]
+    bar = (1 + CONTENDING) * min(means)
+    return [setting for setting, mean in zip(settings, means, strict=True) if mean <= bar]
 
 
 @functools.cache
@@ -262,11 +288,11 @@ class Regret:
     """Against the lowest mean."""
 
 
-def regret(grid: str, setting: Setting) -> Regret | None:
+def regret(grid: str, setting: Setting, folder: Path = FOLDER) -> Regret | None:
     """Of a setting, among those that may be the best; on the fresh seeds that all of them were
     trained with. None if those are fewer than ``SEEDS``."""
-    settings = dict.fromkeys((setting, *near_best(grid)))
-    scores = [_scores(grid, each) for each in settings]
+    settings = dict.fromkeys((setting, *contenders(grid, folder)))
+    scores = [_scores(grid, each, folder) for each in settings]
     number = min(map(len, scores))
     if number < SEEDS:
         return None
@@ -281,12 +307,11 @@ def regret(grid: str, setting: Setting) -> Regret | None:
     )
 
 
-@functools.cache
-def _scores(grid: str, setting: Setting) -> tuple[float, ...]:
+def _scores(grid: str, setting: Setting, folder: Path) -> tuple[float, ...]:
     """By seed; infinite where it died."""
     return tuple(
         math.inf if fresh.ends_dead else fresh.score
-        for fresh in trainings(grid, setting, Kind.SAME)
+        for fresh in trainings(grid, setting, Kind.SAME, folder)
     )
 
 

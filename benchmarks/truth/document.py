@@ -49,9 +49,9 @@ SECTIONS = (
         name="truth",
         title="Verdicts against trials whose end is known",
         command="make truth",
-        introduction="Every trial of these grids was trained to its end and labelled by its raw losses "
-        "(`benchmarks/truth/labels.py`): *OK* ends within u/2 of the best of its seed, with "
-        "raw or averaged weights; *unstable* ends dead or had a catastrophic excursion; "
+        introduction="Every trial of these grids was trained to its end and labelled by its raw "
+        "losses (`benchmarks/truth/labels.py`): *OK* ends within u/2 of the best of its seed, "
+        "with raw or averaged weights; *unstable* ends dead or had a catastrophic excursion; "
         "*timid* is below the best learning rate and not OK; *degraded* is the rest. "
         "*Knowable*: unstable, and its own curve shows it by 10% of the budget. Then its "
         "reports were judged again. Thresholds are chosen by the tuning grids only (`python "

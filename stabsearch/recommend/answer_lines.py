@@ -21,6 +21,9 @@ Line = tuple[str, str]
 
 MAX_STABILISERS = 5
 
+SAYS_NOTHING = 0.999
+"""A bound from here on."""
+
 
 def answer_lines(answer: Recommendation) -> Iterator[Line]:
     """The setting, whether it was confirmed, and how far it is from the edge."""
@@ -77,7 +80,7 @@ def tuner_lines(answer: Recommendation) -> Iterator[Line]:
 
 def _recommended(answer: Recommendation) -> str:
     if answer.params is None:
-        return "nothing: no setting was stable"
+        return "nothing: no setting was stable to the end of its training"
     seeds = f"stable in {answer.num_stable_seeds} of {count(answer.num_seeds, 'seed')}"
     unfinished = answer.num_seeds - answer.num_stable_seeds - answer.num_failed_seeds
     missing = [(answer.num_failed_seeds, "failed"), (unfinished, _unfinished(answer))]
@@ -136,12 +139,13 @@ def _intervals(answer: Recommendation) -> Iterator[Line]:
         return
     if answer.region_low is not None and answer.region_high is not None:
         rates = f"{LEARNING_RATE} {number(answer.region_low)} .. {number(answer.region_high)}"
-        why = (
-            f"at most {MAX_FAILURE_PROBABILITY:.0%} of runs fail"
-            if answer.edge
-            else "where trials were stable"
-        )
-        yield "STABLE REGION", f"{rates}{_elsewhere(answer.params)} ({why})"
+        if answer.edge is not None:
+            why = f"at most {MAX_FAILURE_PROBABILITY:.0%} of runs fail"
+            yield "STABLE REGION", f"{rates}{_elsewhere(answer.params)} ({why})"
+        else:
+            others = ", ".join(name for name in answer.params if name != LEARNING_RATE)
+            whatever = f", whatever their {others}" if others else ""
+            yield "STABLE REGION", f"{rates} (where trials were stable{whatever})"
     if answer.plateau_low is not None and answer.plateau_high is not None:
         rates = f"{LEARNING_RATE} {number(answer.plateau_low)} .. {number(answer.plateau_high)}"
         within = f"within {PLATEAU_SCORE_RATIO - 1:.0%}"
@@ -151,10 +155,14 @@ def _intervals(answer: Recommendation) -> Iterator[Line]:
 def _edge(answer: Recommendation) -> Iterator[Line]:
     edge = answer.edge
     if edge is None:
+        if answer.params is not None and answer.is_precise is False:
+            yield "EDGE", "not seen, and NOT known as precisely as was asked"
         return
-    text = (
-        f"{LEARNING_RATE} {number(edge.learning_rate)}: half of the runs fail "
-        f"(90% interval {number(edge.learning_rate_low)} .. {number(edge.learning_rate_high)})"
+    interval = f"{number(edge.learning_rate_low)} .. {number(edge.learning_rate_high)}"
+    if math.isinf(edge.learning_rate_high):
+        interval = f"{number(edge.learning_rate_low)} or higher"
+    text = f"{LEARNING_RATE} {number(edge.learning_rate)}: half of the runs fail " + (
+        f"(90% interval {interval})"
     )
     if answer.edge_trial_ids:
         plural = "s" * (len(answer.edge_trial_ids) > 1)
@@ -167,7 +175,8 @@ def _edge(answer: Recommendation) -> Iterator[Line]:
         )
         yield "", f"by {MAX_GRAD_NORM}: {rates}"
     if answer.is_precise is not None:
-        known = f"known to +-{edge.half_width_octaves:.2f} octaves"
+        width = edge.half_width_octaves
+        known = f"known to +-{width:.2f} octaves" if math.isfinite(width) else "known from below"
         yield "", f"{known}, {'as' if answer.is_precise else 'NOT as'} precisely as was asked"
 
 
@@ -179,9 +188,13 @@ def _horizon(answer: Recommendation) -> Iterator[Line]:
     if horizon is None:
         return
     events = "no failure" if not horizon.events else count(horizon.events, "failure")
+    bound = horizon.p_fail_bound
+    share = f"at most {percent(bound)} of runs fail"
+    if bound >= SAYS_NOTHING:
+        share = "any share of runs may fail"
     yield (
         "HORIZON",
-        f"at most {percent(horizon.p_fail_bound)} of runs fail within {horizon.steps:,} steps "
+        f"{share} within {horizon.steps:,} steps "
         f"(95% bound at a constant hazard: {events} in {horizon.clean_steps:,} clean steps)",
     )
 

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
-from stabsearch.recommend.space import LEARNING_RATE, is_guarded, norm_threshold
+from stabsearch.recommend.space import (
+    LEARNING_RATE,
+    is_guarded,
+    learning_rate_of,
+    norm_threshold,
+)
 from stabsearch.records import Outcome, Params, Purpose, TrialRecord
 
 TIE_RATIO = 1.05
@@ -20,6 +25,9 @@ by 4 to 6% (standard deviation) from one seed to another."""
 TIE_OCTAVES = 0.5
 """Margins that differ by less are equal when a guard is at stake: unclipped, half an octave takes
 the odds of failure down by 2 only; clipped, by 80 (slopes of 1.4 and 8.7 per octave)."""
+
+FAR_ENOUGH = 0.25
+"""Octaves between two settings from which on their scores say where the score goes."""
 
 OWN_PURPOSES = (Purpose.SEARCH, Purpose.CONFIRM)
 """Trials that say what a setting does over the whole budget."""
@@ -46,6 +54,10 @@ class Candidate:
     p_doubled: float | None
     """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
     margin: float | None
+    margin_at_least: float
+    """The same; without an edge, octaves up to the highest rate that was stable."""
+    num_unstable: int
+    """Seeds of it that failed: not 0 for one that is not sound."""
     is_guarded: bool
     """Clipping is there for large gradients, in every seed."""
     is_sound: bool = True
@@ -109,6 +121,8 @@ def candidates_of(
                 score_around=_score_around(params, kept, landscape),
                 p_doubled=landscape.p_beyond(params),
                 margin=landscape.margin(params),
+                margin_at_least=_margin_at_least(params, landscape),
+                num_unstable=sum(landscape.is_unstable(t) for t in trials),
                 is_guarded=all(is_guarded(t, norm_threshold(study, t.params)) for t in stable),
                 is_sound=is_sound,
             )
@@ -124,7 +138,8 @@ def _score_around(
     """The highest score within the margin, as far as stable settings were measured there.
 
     On a side of the learning rate where none was, the score goes on as it does between the setting
-    and its nearest neighbour on the other side: the last one of a row is not the safest for that.
+    and its nearest neighbour on the other side, of those that are not so near that only seeds tell
+    them apart: the last one of a row is not the safest for that.
     """
     axes = landscape.space.axes
     rate = next((i for i, axis in enumerate(axes) if axis.name == LEARNING_RATE), None)
@@ -143,11 +158,20 @@ def _beyond(found: Mapping[float, float], octaves: float) -> Iterator[float]:
     """Scores ``octaves`` away on the sides where ``found``, by octaves from 0, has none."""
     own = found[0.0]
     for side in (-1.0, 1.0):
-        others = [at for at in found if at * side < 0]
+        others = [at for at in found if at * side < 0 and abs(at) >= FAR_ENOUGH]
         if others and not any(at * side > 0 for at in found):
             nearest = min(others, key=abs)
             rise = (own / found[nearest]) ** (octaves / abs(nearest))
             yield own * rise
+
+
+def _margin_at_least(params: Params, landscape: Landscape) -> float:
+    margin = landscape.margin(params)
+    if margin is not None:
+        return margin
+    own = learning_rate_of(params)
+    sound = (learning_rate_of(r.params) for r in landscape.records if r.ending.is_sound)
+    return max((math.log2(rate / own) for rate in sound if rate > own), default=0.0)
 
 
 def first_choice(candidates: Sequence[Candidate]) -> Candidate:
@@ -179,8 +203,9 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     ]
     lowest = min(c.score for c in tied)
     tied = [c for c in tied if c.score <= TIE_RATIO * lowest]
-    largest = max(c.margin or 0.0 for c in tied)
-    tied = [c for c in tied if (c.margin or 0.0) >= largest - TIE_OCTAVES]
+    if any(c.margin is not None for c in tied):
+        largest = max(c.margin_at_least for c in tied)
+        tied = [c for c in tied if c.margin_at_least >= largest - TIE_OCTAVES]
     return min(tied, key=lambda c: (not c.is_guarded, c.score))
 
 

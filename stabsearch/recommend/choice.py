@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stabsearch.recommend.candidates import Candidate, candidates_of, choose, least_risky
+from stabsearch.recommend.candidates import (
+    OWN_PURPOSES,
+    Candidate,
+    candidates_of,
+    choose,
+    least_risky,
+)
 from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.rounds import MAX_ROUNDS, Asked, Round, asked_of, round_of, rounds_of
 from stabsearch.recommend.space import SearchSpace, search_space
-from stabsearch.records import ParamValue, Purpose, TrialRecord
+from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,7 @@ def choice_of(
     records: Sequence[TrialRecord], study: Mapping[str, Any], *, with_surface: bool = True
 ) -> Choice:
     """The choice that the trials lead to, as far as they go."""
+    records = merged(records)
     space = search_space(study, records)
     landscapes = landscapes_of(space, records, study, with_surface=with_surface)
     num_seeds = _num_seeds(study, records)
@@ -69,6 +76,25 @@ def choice_of(
         broken=tuple(broken),
         is_final=is_final,
     )
+
+
+def merged(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Settings with equal parameters, which a sampler may propose again, as the first of them: one
+    ended trial for each of its seeds. The same seed says the same again, and is no more
+    evidence."""
+    first: dict[tuple[tuple[str, ParamValue], ...], int] = {}
+    kept: dict[tuple[int, int], TrialRecord] = {}
+    others = []
+    for record in sorted(records, key=lambda each: each.setting):
+        if record.purpose in OWN_PURPOSES and record.outcome not in (
+            Outcome.RUNNING,
+            Outcome.FAILED,
+        ):
+            setting = first.setdefault(tuple(sorted(record.params.items())), record.setting)
+            kept.setdefault((setting, record.seed), replace(record, setting=setting))
+        else:
+            others.append(record)
+    return [*kept.values(), *others]
 
 
 def _settle(

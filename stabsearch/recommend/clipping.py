@@ -24,7 +24,7 @@ from stabsearch.recommend.space import (
     norm_threshold,
     steps_with_gradient,
 )
-from stabsearch.recommend.words import number, percent
+from stabsearch.recommend.words import count, number, percent
 from stabsearch.records import ClipEdge, Params, ParamValue
 
 SELDOM, ALWAYS = 0.05, 0.95
@@ -42,6 +42,8 @@ class _Clipping:
     """The gradient norm above which it clips; None where no such threshold is known."""
     rate: float
     """Share of the steps that it acted on."""
+    acted: str
+    """In how many seeds, in words."""
     typical: float | None
     """Median gradient norm."""
     is_step: bool
@@ -57,6 +59,7 @@ def clip_meaning(pick: Candidate, study: Mapping[str, Any]) -> str:
         strategy=field_value(study, pick.params, "clipping"),
         threshold=None if threshold is None else float(threshold),
         rate=float(np.mean(rates)) if rates else 0.0,
+        acted=f"{sum(rate > 0 for rate in rates)} of {count(len(rates), 'seed')}",
         typical=min((t.grad_norm_median for t in pick.trials if t.grad_norm_median), default=None),
         is_step=steps_with_gradient(study, pick.params),
         is_guarded=pick.is_guarded,
@@ -90,11 +93,9 @@ def clip_edges(landscape: Landscape, params: Params, study: Mapping[str, Any]) -
     if len(kept) > MAX_CLIP_EDGES:
         kept = [kept[i] for i in np.linspace(0, len(kept) - 1, MAX_CLIP_EDGES).round().astype(int)]
     return [
-        ClipEdge(
-            max_grad_norm=None if value is None else float(value),
-            edge=landscape.edge.edge(params | {MAX_GRAD_NORM: value}),
-        )
+        ClipEdge(max_grad_norm=None if value is None else float(value), edge=edge)
         for value in kept
+        if (edge := landscape.edge_at(params | {MAX_GRAD_NORM: value})) is not None
     ]
 
 
@@ -138,6 +139,11 @@ def _inside(seen: _Clipping) -> str:
     )
 
 
+def _seldom(seen: _Clipping) -> str:
+    text = f"no guard: it acted in {seen.acted} only, on {percent(seen.rate)} of the steps"
+    return text + _guard_from(seen)
+
+
 def _guard(seen: _Clipping) -> str:
     if seen.rate > 0:
         return f"a guard: it acts on {percent(seen.rate)} of the steps, those with large gradients"
@@ -162,6 +168,7 @@ _MEANINGS: tuple[tuple[Callable[[_Clipping], bool], Callable[[_Clipping], str]],
     (lambda seen: seen.rate >= ALWAYS and seen.is_step, _step_size),
     (lambda seen: seen.rate >= ALWAYS, _normalised),
     (lambda seen: seen.rate >= SELDOM, _inside),
+    (lambda seen: not seen.is_guarded, _seldom),
     (lambda _: True, _guard),
 )
 """The first that applies."""

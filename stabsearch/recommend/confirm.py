@@ -70,9 +70,23 @@ def confirmation_of(choice: Choice, study: Mapping[str, Any]) -> Confirmation | 
     )
 
 
-def seeds_bound(num_clean: int) -> float:
-    """95% upper bound of P(fail) after ``num_clean`` runs without a failure."""
-    return float(1 - CONFIDENCE_LEFT ** (1 / num_clean))
+def seeds_bound(num_clean: int, num_failed: int = 0) -> float:
+    """95% upper bound of P(fail) after so many runs without a failure, and so many with one
+    (Clopper and Pearson 1934)."""
+    runs = num_clean + num_failed
+
+    def p_as_few(p: float) -> float:
+        return sum(
+            math.comb(runs, k) * p**k * (1 - p) ** (runs - k) for k in range(num_failed + 1)
+        )
+
+    if not num_failed:
+        return float(1 - CONFIDENCE_LEFT ** (1 / num_clean))
+    low, high = num_failed / runs, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_as_few(middle) > CONFIDENCE_LEFT else (low, middle)
+    return high
 
 
 def stress_bound(num_clean: int, slope: float, octaves: float) -> float:
@@ -90,7 +104,7 @@ def no_certificate(choice: Choice) -> str | None:
     own_round, pick = choice.round, choice.pick
     if own_round is None or pick is None:
         return None
-    edge = pick.landscape.edge.edge(pick.params) if pick.landscape.edge else None
+    edge = pick.landscape.edge_at(pick.params)
     clean = own_round.num_stress_stable == len(own_round.counted_stress) > 0
     obstacles = (
         (own_round.asked.stress_octaves == 0, "no stress test was asked for"),
@@ -177,8 +191,8 @@ def _bound(choice: Choice, own_round: Round) -> float | None:
     if no_certificate(choice) is not None or not own_round.has_held:
         return None
     assert choice.pick is not None
-    assert choice.pick.landscape.edge is not None
-    slope = choice.pick.landscape.edge.edge(choice.pick.params).slope_low
-    assert slope is not None
+    edge = choice.pick.landscape.edge_at(choice.pick.params)
+    assert edge is not None
+    assert edge.slope_low is not None
     octaves = own_round.asked.stress_octaves
-    return stress_bound(len(own_round.counted_stress), slope, octaves)
+    return stress_bound(len(own_round.counted_stress), edge.slope_low, octaves)

@@ -2,7 +2,8 @@
 
 It follows the trials wherever they lead, and so it has no slope, and says nothing beyond the rates
 that were tried. The edge of a setting is the next rate above it at which half of the runs fail;
-above one that itself fails so often, or has no rate, it is the first such rate of all.
+above one that itself fails so often, or has no rate, it is the first such rate of all. There may
+be none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 STEPS_PER_OCTAVE = 16
 
+SAME_OCTAVES = 1e-6
+
 Z90 = 1.645
 """Standard deviations to either end of a 90% interval."""
 
@@ -39,8 +42,10 @@ class EdgeProcess:
     out_of_order: tuple[str, ...]
     remarks: tuple[str, ...]
 
-    def edge(self, params: Params) -> Edge:
-        """The edge along the learning rate, all other parameters as in ``params``."""
+    def edge(self, params: Params) -> Edge | None:
+        """The edge along the learning rate, all other parameters as in ``params``; None if no
+        higher rate that was tried fails so often. An end of an interval that lies beyond those
+        rates is infinite."""
         shift = self.coordinates.log_coefficient(params)
         octaves = np.linspace(
             self.lowest, self.highest, int((self.highest - self.lowest) * STEPS_PER_OCTAVE) + 2
@@ -52,9 +57,11 @@ class EdgeProcess:
             above = octaves >= own
             octaves, mean, spread, p = octaves[above], mean[above], spread[above], p[above]
 
+        if not (p >= 0.5).any():
+            return None
+
         def rate(failing: np.ndarray) -> float:
-            first = int(np.argmax(failing)) if failing.any() else len(octaves) - 1
-            return float(2.0 ** (octaves[first] - shift))
+            return float(2.0 ** (octaves[np.argmax(failing)] - shift)) if failing.any() else np.inf
 
         safe_logit = np.log(0.05 / 0.95)
         return Edge(
@@ -68,6 +75,11 @@ class EdgeProcess:
             slope_low=None,
             model=EdgeModel.GAUSSIAN_PROCESS,
         )
+
+    def is_known(self, learning_rate: float, params: Params) -> bool:
+        """Whether so high a rate was tried."""
+        octaves = np.log2(learning_rate) + self.coordinates.log_coefficient(params)
+        return bool(octaves <= self.highest + SAME_OCTAVES)
 
     def probability(self, learning_rates: Floats, params: Params) -> Floats:
         """P(unstable) at each of ``learning_rates[n]``; outside of the tried range, that of its

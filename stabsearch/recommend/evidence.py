@@ -44,9 +44,9 @@ class Evidence:
 def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> frozenset[str]:
     """The trials beyond the edge, of ``records`` that share their categorical values.
 
-    Beside those with a divergence of their own, the ones that never learned at a learning rate
-    above that of a stable trial: a rate that is too high kills a network from the first step, and
-    by itself such a trial looks as one whose rate is too low.
+    Beside those with a divergence of their own, the ones that never learned although no fewer
+    stable trials lie below their learning rate than above it: a rate that is too high kills a
+    network from the first step, and by itself such a trial looks as one whose rate is too low.
     """
     stable = [record for record in records if record.is_stable]
     ceiling = gradient_ceiling(stable) or math.inf
@@ -63,9 +63,9 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
 
     def is_killed(record: TrialRecord) -> bool:
         rate, step = reach(record)
-        return never_learned(record) and any(
-            rate > stable_rate and step > stable_step for stable_rate, stable_step in reaches
-        )
+        below = sum(rate > its_rate and step > its_step for its_rate, its_step in reaches)
+        above = sum(rate < its_rate and step < its_step for its_rate, its_step in reaches)
+        return never_learned(record) and below > 0 and below >= above
 
     reaches = [reach(record) for record in stable]
     return frozenset(

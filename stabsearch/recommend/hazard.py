@@ -6,7 +6,8 @@ most 1 - exp(-3 T / E) (science.md 4.1-4); with events, 3 becomes the upper limi
 
 Which trials count is chosen so that the bound errs to the safe side: those of the setting, and
 those nearer to the edge that few runs fail at, whose hazard is no lower. Without clipping the
-hazard is highest at moderate rates, so that only the setting's own trials count.
+hazard is highest at moderate rates, and where failure does not grow with the learning rate a
+higher one says nothing, so that only the setting's own trials count.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stabsearch.recommend.candidates import Candidate
+from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import never_learned
 from stabsearch.records import Horizon, Outcome, TrialRecord
 
@@ -48,6 +50,7 @@ def horizon_of(pick: Candidate, study: Mapping[str, Any]) -> Horizon | None:
 def counted_trials(pick: Candidate) -> list[TrialRecord]:
     """Trials whose hazard is no lower than that of the setting, on the safe side of the edge."""
     margin = math.inf if pick.margin is None else pick.margin
+    is_by_rate = pick.is_guarded and not isinstance(pick.landscape.edge, EdgeProcess)
     return [
         record
         for record in pick.landscape.records
@@ -55,7 +58,7 @@ def counted_trials(pick: Candidate) -> list[TrialRecord]:
         and (pick.landscape.is_unstable(record) or not never_learned(record))
         and (
             record.setting == pick.setting
-            or (pick.is_guarded and -SAME_OCTAVES <= _above(pick, record) <= margin)
+            or (is_by_rate and -SAME_OCTAVES <= _above(pick, record) <= margin)
         )
     ]
 

@@ -18,7 +18,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
-from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Edge, Params, ParamValue, Purpose, TrialRecord
 
 MAX_FAILURE_PROBABILITY = 0.10
 """Inside the stable region, and at the study's margin above the recommended learning rate."""
@@ -69,12 +69,19 @@ class Landscape:
         worst = self.surface.worst_nearby(self.space.points(settings), self.octaves)
         return [float(score) for score in worst]
 
+    def edge_at(self, params: Params) -> Edge | None:
+        """The edge along the learning rate, all other parameters as in ``params``; None if none
+        was seen there."""
+        return self.edge.edge(params) if self.edge is not None else None
+
     def p_unstable(self, params: Params, factor: float = 1.0) -> float | None:
-        """P(unstable) at ``factor`` times the setting's learning rate; None without an edge."""
+        """P(unstable) at ``factor`` times the setting's learning rate; None where nothing says."""
+        rate = factor * learning_rate_of(params)
         if self.edge is None:
             return None
-        rates = np.array([factor * learning_rate_of(params)])
-        return float(self.edge.probability(rates, params)[0])
+        if isinstance(self.edge, EdgeProcess) and not self.edge.is_known(rate, params):
+            return None
+        return float(self.edge.probability(np.array([rate]), params)[0])
 
     def p_beyond(self, params: Params) -> float | None:
         """P(unstable) at the study's margin above the setting's learning rate."""
@@ -82,10 +89,10 @@ class Landscape:
 
     def margin(self, params: Params) -> float | None:
         """Octaves from the setting up to where 5% of runs fail; None without an edge."""
-        if self.edge is None:
+        edge = self.edge_at(params)
+        if edge is None:
             return None
-        safe = self.edge.edge(params).learning_rate_safe
-        return float(np.log2(safe / learning_rate_of(params)))
+        return float(np.log2(edge.learning_rate_safe / learning_rate_of(params)))
 
     def height(self, params: Params) -> float:
         """Octaves above the middle of the edge; without a logistic one, above the rate 1."""
@@ -98,15 +105,17 @@ class Landscape:
         """The learning rates around the setting at which few runs fail, its other params kept.
 
         Bounded by the searched range, and by what was seen: below the lowest sound trial networks
-        may not learn, and where nothing failed nobody knows what lies above the highest.
+        may not learn, and where nothing failed, or not for its rate, nobody knows what lies above
+        the highest.
         """
+        extrapolates = isinstance(self.edge, EdgePosterior)
         axis = self.space.axis(LEARNING_RATE)
         rates = [learning_rate_of(r.params) for r in self.records if r.ending.is_sound]
         if axis is None or not rates:
             return None
         return _around(
             learning_rate_of(params),
-            (max(axis.low, min(rates)), axis.high if self.edge else max(rates)),
+            (max(axis.low, min(rates)), axis.high if extrapolates else max(rates)),
             lambda rates: (
                 np.ones(len(rates), dtype=bool)
                 if self.edge is None

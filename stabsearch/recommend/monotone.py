@@ -1,6 +1,9 @@
-"""Does failure grow with the learning rate? The fitted logistic against what may only rise.
+"""Does failure grow with the learning rate? The fitted logistic against what may only rise, or
+only fall.
 
-The statistic is the deviance of a logistic fit minus that of an isotonic one (science.md 4.1-1).
+The statistic is the deviance of a logistic fit minus that of an isotonic one (science.md 4.1-1),
+the better one of a rising and a falling curve: of failures that all lie below what is stable the
+best rising curve is flat, and so is the logistic.
 Its bar is calibrated for every study: trials are drawn again at the same settings, each time from
 another point of the edge's posterior, and both are fitted to them.
 """
@@ -36,8 +39,8 @@ def is_not_logistic(octaves: Floats, unstable: np.ndarray, predicted: Floats) ->
 
 
 def lack_of_fit(octaves: Floats, outcomes: Floats) -> Floats:
-    """Deviance of a logistic fit minus that of an isotonic one, for ``outcomes[studies, n]`` (1 is
-    a failure) at ``octaves[n]`` in rising order."""
+    """Deviance of a logistic fit minus that of the better isotonic one, for
+    ``outcomes[studies, n]`` (1 is a failure) at ``octaves[n]`` in rising order."""
     intercepts, slopes = _logistic(octaves, outcomes)
     logits = slopes[:, None] * (octaves - intercepts[:, None])
     logistic = np.logaddexp(0.0, np.where(outcomes > 0, -logits, logits)).sum(axis=1)
@@ -50,8 +53,11 @@ def _isotonic_loss(outcome: Floats) -> float:
     # Imported when it is needed: the search of a new study should not wait a second for it.
     from sklearn.isotonic import isotonic_regression
 
-    p = isotonic_regression(outcome, y_min=1e-9, y_max=1 - 1e-9)
-    return float(-np.log(np.where(outcome > 0, p, 1 - p)).sum())
+    def loss(increasing: bool) -> float:
+        p = isotonic_regression(outcome, y_min=1e-9, y_max=1 - 1e-9, increasing=increasing)
+        return float(-np.log(np.where(outcome > 0, p, 1 - p)).sum())
+
+    return min(loss(increasing=True), loss(increasing=False))
 
 
 def _logistic(octaves: Floats, outcomes: Floats) -> tuple[Floats, Floats]:

@@ -40,6 +40,9 @@ WEIGHING_SECTIONS = {
 
 SAMPLER_RULE = "R11"
 
+MEASURED_AROUND = "highest score measured around it"
+"""In words, what stands in for a predicted worst score."""
+
 Landscapes = Mapping[tuple[ParamValue, ...], Landscape]
 
 
@@ -138,12 +141,16 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
     ]
     if not ended:
         return []
-    notes = ["No setting was stable in all its seeds."]
     shares: dict[int, list[bool]] = {}
     for record, _ in ended:
-        if record.purpose not in OWN_PURPOSES:
-            continue
-        shares.setdefault(record.setting, []).append(record.is_stable)
+        if record.purpose in OWN_PURPOSES:
+            shares.setdefault(record.setting, []).append(record.is_stable)
+    is_trained = bool(shares)
+    notes = [
+        "No setting was stable in all its seeds."
+        if is_trained
+        else "No setting was trained to its end, or until it failed: all were short trials."
+    ]
     nearest = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]), default=None)
     setting, seeds = nearest or (-1, [])
     if any(seeds):
@@ -165,10 +172,11 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
             "One setting was trained to its end. That it is near the best is what short trials "
             "say (docs/searching.md), not a comparison of trainings to the end."
         )
-    elif pick.landscape.surface is None:
+    elif pick.landscape.surface is None and pick.is_safe and pick.is_sound:
         notes.append(
             f"Too few settings have a score ({len(candidates)}) to predict it between them: of "
-            "the stable ones that are safe, the best measured score is recommended."
+            f"the stable ones that are safe, the one with the lowest {MEASURED_AROUND} is "
+            "recommended."
         )
     elif any(candidate.worst_score is None for candidate in candidates):
         notes.append("Combinations with fewer than 4 usable trials were passed over.")
@@ -193,7 +201,7 @@ def _is_by_short_trials(pick: Candidate) -> bool:
 def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
     if first is pick or first.rank[0] is not pick.rank[0]:
         return []
-    what = "score" if first.worst_score is None else "predicted worst score"
+    what = MEASURED_AROUND if first.worst_score is None else "predicted worst score"
     return [
         f"Trial {first.best_trial.trial_id} ties with it: {what} {number(first.rank[1])} against "
         f"{number(pick.rank[1])}, and less than {TIE_RATIO - 1:.0%} may turn with the seed. This "
@@ -204,7 +212,7 @@ def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
 def _preference(pick: Candidate, first: Candidate) -> str:
     if first.score > TIE_RATIO * pick.score:
         return "its own score is better"
-    if (pick.margin or 0.0) - (first.margin or 0.0) > TIE_OCTAVES:
+    if pick.margin_at_least - first.margin_at_least > TIE_OCTAVES:
         return "its margin is larger"
     if pick.is_guarded and not first.is_guarded:
         return "clipping guards it against large gradients"
@@ -224,8 +232,10 @@ def _on_the_edge(pick: Candidate) -> list[str]:
             f"{whose} was unstable: the edge lies above the searched range, or beyond what was "
             "tried. Search higher learning rates to find it."
         ]
-    edge = landscape.edge.edge(pick.params)
+    edge = landscape.edge_at(pick.params)
     notes = [*landscape.edge.remarks, *_out_of_order(landscape), *_further_axes(landscape, pick)]
+    if edge is None:
+        return [*notes, "No rate above this setting that was tried fails in half of the runs."]
     if not axis.low <= edge.learning_rate <= axis.high:
         side = "above" if edge.learning_rate > axis.high else "below"
         notes.append(f"The edge is an extrapolation: it lies {side} the searched range.")
@@ -286,10 +296,19 @@ def _on_seeds(pick: Candidate) -> list[str]:
             f"{count(pick.num_missing, 'seed')} of this setting and of every other stable one "
             "did not train to the end: the same `stabsearch run` trains what is missing."
         )
+    steps = pick.trials[0].max_train_steps
+    if pick.num_unstable:
+        bound = seeds_bound(seeds, pick.num_unstable)
+        notes.append(
+            f"{count(pick.num_unstable, 'seed')} of {seeds + pick.num_unstable} failed over "
+            f"{steps} steps: taken alone, that only says that fewer than {bound:.0%} of such runs "
+            "do."
+        )
+        return notes
     notes.append(
-        f"{count(seeds, 'clean seed')} over {pick.trials[0].max_train_steps} steps: taken alone, "
-        f"that only says that fewer than {seeds_bound(seeds):.0%} of such runs fail. A longer "
-        "training, or more seeds, may show more."
+        f"{count(seeds, 'clean seed')} over {steps} steps: taken alone, that only says that fewer "
+        f"than {seeds_bound(seeds):.0%} of such runs fail. A longer training, or more seeds, may "
+        "show more."
     )
     return notes
 

@@ -93,7 +93,8 @@ def edge_precision(
         params = landscape.middle()
     else:
         return None
-    return landscape.edge.edge(params).half_width_octaves if landscape.edge else None
+    edge = landscape.edge_at(params)
+    return edge.half_width_octaves if edge else None
 
 
 def _is_precise(edge: Edge | None, study: Mapping[str, Any]) -> bool | None:
@@ -120,7 +121,7 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
         "region_high": region[1] if region else None,
         "plateau_low": plateau[0] if plateau else None,
         "plateau_high": plateau[1] if plateau else None,
-        "edge": landscape.edge.edge(pick.params) if landscape.edge else None,
+        "edge": landscape.edge_at(pick.params),
         "margin_octaves": pick.margin,
         "p_unstable": landscape.p_unstable(pick.params),
         "p_unstable_doubled": pick.p_doubled,

@@ -18,6 +18,9 @@ MAX_GRAD_NORM = "max_grad_norm"
 CLIP_REACH = 4.0
 """Gradients are hardly ever this many times their median (outside a failure)."""
 
+LOG_RATIO = 4.0
+"""Numbers to choose from are compared by ratio from this one on between highest and lowest."""
+
 STEPS_WITH_GRADIENT = ("sgd", "ASGD")
 """Optimizers whose step is as large as the gradient that clipping leaves; the others undo its
 scale."""
@@ -154,14 +157,14 @@ def _axis(name: str, domain: object, ceiling: float | None) -> Axis | None:
         if len(set(numbers)) < 2:
             return None
         low, high = float(min(numbers)), float(max(numbers))
-        is_log = low > 0 and high / low >= 4
+        is_log = low > 0 and high / low >= LOG_RATIO
     else:
         kind = next((k for k in ("log_uniform", "uniform", "int") if domain.get(k)), None)
         if kind is None:
             return None
         low, high = map(float, domain[kind])
         is_log = kind == "log_uniform" or bool(domain.get("log"))
-        is_log = is_log or (name == LEARNING_RATE and low > 0)
+    is_log = is_log or (name == LEARNING_RATE and low > 0)  # its margins are octaves
     if low >= high:
         return None
     return Axis(name=name, low=low, high=high, is_log=is_log, null_value=null_value)

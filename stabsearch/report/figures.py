@@ -135,7 +135,7 @@ def _plane(results: Results, recommendation: Recommendation) -> _Plane:
     preferred = [space.axis(LEARNING_RATE), space.axis(MAX_GRAD_NORM)]
     order = [axis for axis in preferred if axis is not None]
     order += [axis for axis in space.axes if axis not in order]
-    if not order:
+    if not order or not records:
         reason = (
             "no trial has reported yet" if not records else "no numeric parameter was searched"
         )
@@ -204,16 +204,12 @@ def _draw_plane(
 
 
 def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object, str]]:
-    posterior = plane.landscape.edge
-    if posterior is None or plane.y is None or plane.x.name != LEARNING_RATE:
+    if plane.landscape.edge is None or plane.y is None or plane.x.name != LEARNING_RATE:
         return []
     ys = ys[::3]
     values = values_at(plane.y, ys)
-    edges = [posterior.edge(plane.base | {plane.y.name: float(value)}) for value in values]
-    low, middle, high, safe_rates = np.array(
-        [(e.learning_rate_low, e.learning_rate, e.learning_rate_high, e.learning_rate_safe)
-         for e in edges]
-    ).T  # fmt: skip
+    rows = [_edge_rates(plane, plane.base | {plane.y.name: float(value)}) for value in values]
+    low, middle, high, safe_rates = np.array(rows).T
     is_tried = _is_tried(plane, plane.y, ys)
     band_look: dict[str, Any] = {"color": EDGE_INK, "linewidth": 0, "zorder": 1}
     band = axes.fill_betweenx(values, low, high, where=is_tried, alpha=0.16, **band_look)
@@ -229,6 +225,16 @@ def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object,
         (guess,) = axes.plot(middle, values, **GUESSED_LINE)  # the other line covers its part
         handles.append(((wide, guess), GUESSED_LABEL))
     return handles
+
+
+def _edge_rates(plane: _Plane, params: Params) -> tuple[float, float, float, float]:
+    """lr50 between the ends of its interval, then lr05; NaN where there is no edge. An end beyond
+    all that was tried is that of the picture."""
+    edge = plane.landscape.edge_at(params)
+    if edge is None:
+        return (math.nan,) * 4
+    high = min(edge.learning_rate_high, limits(plane.x)[1])
+    return edge.learning_rate_low, edge.learning_rate, high, edge.learning_rate_safe
 
 
 def _is_tried(plane: _Plane, axis: Axis, positions: Floats) -> NDArray[np.bool_]:
@@ -292,18 +298,12 @@ def _draw_line(
         )
         handles.append((line, "predicted score"))
     handles += _draw_trials(axes, plane, norm, light(mpl.colormaps["cividis_r"]))
-    if plane.landscape.edge is not None and plane.x.name == LEARNING_RATE:
-        edge = plane.landscape.edge.edge(plane.base)
-        band = axes.axvspan(
-            edge.learning_rate_low,
-            edge.learning_rate_high,
-            color=EDGE_INK,
-            alpha=0.16,
-            linewidth=0,
-            zorder=1,
-        )
-        line = axes.axvline(edge.learning_rate, color=EDGE_INK, linewidth=1.8, zorder=2)
-        safe = axes.axvline(edge.learning_rate_safe, **SAFE_LINE)
+    low, middle, high, safe_rate = _edge_rates(plane, plane.base)
+    if math.isfinite(middle) and plane.x.name == LEARNING_RATE:
+        look: dict[str, Any] = {"color": EDGE_INK, "alpha": 0.16, "linewidth": 0, "zorder": 1}
+        band = axes.axvspan(low, high, **look)
+        line = axes.axvline(middle, color=EDGE_INK, linewidth=1.8, zorder=2)
+        safe = axes.axvline(safe_rate, **SAFE_LINE)
         handles += [((band, line), EDGE_LABEL), (safe, SAFE_LABEL)]
     handles += _draw_pick(axes, plane, answer)
     axes.set_yscale("log")

@@ -42,6 +42,7 @@ SCHEMA_VERSION = 4
 
 VERSION_KEY = b"stabsearch_schema_version"
 PARAM_PREFIX = "params_"
+NEVER_NULL = PARAM_PREFIX + "learning_rate"
 
 Row = dict[str, Any]
 
@@ -428,7 +429,8 @@ def _kind(value: ParamValue) -> type:
 def to_records(table: pa.Table) -> list[TrialRecord]:
     """The records that a trials table was made of, in its order.
 
-    A parameter that some trials lack (only possible across hand-merged tables) becomes None.
+    A parameter that some trials lack becomes None; a learning rate, which never is null, stays
+    out: where none is searched only the trials of a stress test have one.
     """
     param_fields = [f for f in table.schema if f.name.startswith(PARAM_PREFIX)]
     is_json = {f.name: (f.metadata or {}).get(b"encoding") == b"json" for f in param_fields}
@@ -439,7 +441,8 @@ def to_records(table: pa.Table) -> list[TrialRecord]:
             value = row[name]
             if encoded and value is not None:
                 value = json.loads(value)
-            params[name.removeprefix(PARAM_PREFIX)] = value
+            if value is not None or name != NEVER_NULL:
+                params[name.removeprefix(PARAM_PREFIX)] = value
         plain = {
             name: row[name]
             for name in _RECORD_FIELDS

@@ -372,10 +372,11 @@ class LineEdge:
         self._seen_top = seen.top
         self.middle: float | None = None
         self.half_width: float | None = None
-        if self._edge:
-            edge = self._edge.edge(some)
+        if landscape and (edge := landscape.edge_at(some)):
             self.middle = math.log2(edge.learning_rate)
             self.half_width = edge.half_width_octaves
+            if math.isinf(self.half_width):  # more trials within the range would not end it
+                self.half_width = math.log2(edge.learning_rate / edge.learning_rate_low)
 
     def safe(self, octaves: float) -> float:
         """The highest rate, in log2, at which few runs fail ``octaves`` above it; where that is

@@ -49,18 +49,27 @@ def outcome(answer):
 def test_the_most_frequent_answers_are_trained_first_and_none_of_no_answer():
     found = {GRID.name: [outcome(a) for a in (None, DEAD, GOOD, GOOD)]}
 
-    jobs = list(fresh.jobs_of(found))
+    jobs = list(fresh.first_jobs(found))
 
     # Before them what they are compared with.
     assert [j.setting for j in jobs[:20]] == [NEAR_BEST[0]] * 10 + [NEAR_BEST[1]] * 10
     assert {j.kind for j in jobs[:20]} == {"same"}
-    assert [j.setting for j in jobs[20:64]] == [GOOD] * 22 + [DEAD] * 22
+    assert [j.setting for j in jobs[20:]] == [GOOD] * 22 + [DEAD] * 22
     assert Counter(j.kind for j in jobs[20:42]) == {"same": 10, "doubled": 10, "longer": 2}
-    assert {j.seed for j in jobs[:64]} == set(range(1000, 1010))
-    # Last, the seeds that only the regret needs.
-    later = list(dict.fromkeys(jobs))[len(set(jobs[:64])) :]
-    assert {j.seed for j in later} == set(range(1010, 1040))
-    assert Counter(j.setting for j in later) == dict.fromkeys([*NEAR_BEST, DEAD], 30)
+    assert {j.seed for j in jobs} == set(range(1000, 1010))
+
+
+def test_the_further_seeds_are_those_of_answers_and_of_what_may_still_be_best(tmp_path):
+    found = {GRID.name: [outcome(DEAD)]}
+
+    everything = list(fresh.later_jobs(found, tmp_path))
+    kept(tmp_path, GOOD, [4.0] * 10)
+    kept(tmp_path, NEAR_BEST[0], [4.2] * 10)
+    contending = list(fresh.later_jobs(found, tmp_path))
+
+    assert Counter(j.setting for j in everything) == dict.fromkeys([*NEAR_BEST, DEAD], 40)
+    assert Counter(j.setting for j in contending) == {GOOD: 40, DEAD: 40}
+    assert {j.kind for j in contending} == {"same"}
 
 
 @pytest.mark.parametrize(
@@ -124,16 +133,25 @@ def kept(folder, setting, scores, *, ends_dead=False):
 
 
 @pytest.fixture
-def scores(tmp_path, monkeypatch):
+def scores(tmp_path):
     """A function that keeps the scores of a setting's fresh seeds."""
-    trainings = fresh.trainings
-    monkeypatch.setattr(fresh, "trainings", lambda *which: trainings(*which, tmp_path))
-    fresh._scores.cache_clear()
-    yield lambda setting, values, **how: kept(tmp_path, setting, values, **how)
-    fresh._scores.cache_clear()
+    return lambda setting, values, **how: kept(tmp_path, setting, values, **how)
 
 
-def test_regret_compares_the_same_fresh_seeds_with_the_best_of_those_that_may_be_it(scores):
+@pytest.fixture
+def bounds(tmp_path):
+    """A function from a setting to both bounds of its regret, or to None."""
+
+    def of(setting):
+        found = fresh.regret(GRID.name, setting, tmp_path)
+        return found and (found.at_least, found.at_most)
+
+    return of
+
+
+def test_regret_compares_the_same_fresh_seeds_with_the_best_of_those_that_may_be_it(
+    scores, bounds
+):
     for setting, level in ((NEAR_BEST[0], 5.0), (GOOD, 4.0), (DEAD, 6.0)):
         scores(setting, [level + 0.1 * k for k in range(10)])
 
@@ -141,15 +159,14 @@ def test_regret_compares_the_same_fresh_seeds_with_the_best_of_those_that_may_be
     assert bounds(DEAD) == pytest.approx((6.45 / 4.45 - 1,) * 2)
 
 
-def test_of_settings_that_only_luck_tells_apart_the_truth_lies_between_the_bounds(scores):
+def test_of_settings_that_only_luck_tells_apart_the_truth_lies_between_the_bounds(scores, bounds):
     """Equal ones have no regret; against the luckiest of 20 seeds each they would."""
     generator = np.random.default_rng(0)
     low, high = [], []
     for _ in range(200):
         for setting in (*NEAR_BEST, DEAD):
             scores(setting, generator.normal(5.0, 0.5, 20))
-        fresh._scores.cache_clear()
-        at_least, at_most = bounds(DEAD)
+            at_least, at_most = bounds(DEAD)
         low.append(at_least)
         high.append(at_most)
 
@@ -158,43 +175,38 @@ def test_of_settings_that_only_luck_tells_apart_the_truth_lies_between_the_bound
     assert -luck / 2 < statistics.fmean(low) < luck / 10
 
 
-def test_of_different_lengths_the_seeds_that_all_have_count(scores):
+def test_of_different_lengths_the_seeds_that_all_have_count(scores, bounds):
     scores(NEAR_BEST[0], [5.0] * 12 + [1.0] * 8)
     scores(GOOD, [4.0] * 12)
 
     assert bounds(NEAR_BEST[0]) == (0.25, 0.25)
 
 
-def test_with_fewer_than_ten_there_is_no_regret(scores):
+def test_with_fewer_than_ten_there_is_no_regret(scores, bounds):
     scores(GOOD, [4.0] * 10)
     scores(NEAR_BEST[0], [4.0] * 9)
 
-    assert fresh.regret(GRID.name, GOOD) is None
+    assert bounds(GOOD) is None
 
 
 def test_a_missing_seed_ends_what_is_known(scores, tmp_path):
     scores(GOOD, [4.0] * 12)
     job(GOOD, seed=1003).path(tmp_path).unlink()
 
-    assert len(fresh.trainings(GRID.name, GOOD, Kind.SAME)) == 3
+    assert len(fresh.trainings(GRID.name, GOOD, Kind.SAME, tmp_path)) == 3
 
 
-def test_an_answer_better_than_all_that_may_be_best_has_no_regret(scores):
+def test_an_answer_better_than_all_that_may_be_best_has_no_regret(scores, bounds):
     for setting, level in ((NEAR_BEST[0], 5.0), (GOOD, 5.0), (DEAD, 4.9)):
         scores(setting, [level] * 10)
 
     assert bounds(DEAD) == (0.0, 0.0)
 
 
-def test_one_with_a_dead_seed_is_infinitely_far_and_never_the_best(scores):
+def test_one_with_a_dead_seed_is_infinitely_far_and_never_the_best(scores, bounds):
     scores(NEAR_BEST[0], [5.0] * 10)
     scores(GOOD, [4.0] * 9 + [math.nan])
     scores(DEAD, [4.0] * 10, ends_dead=True)
 
     assert bounds(DEAD) == (math.inf, math.inf)
     assert bounds(NEAR_BEST[0]) == (0.0, 0.0)
-
-
-def bounds(setting):
-    found = fresh.regret(GRID.name, setting)
-    return found.at_least, found.at_most

@@ -332,7 +332,7 @@ def test_measured_scores_within_5_percent_are_tied_and_the_larger_margin_wins():
     far = recommend_from([*probes, replace(full[0], score=1.06), full[1]], STUDY)
 
     assert near.trial_id == "0090-0"
-    assert "Trial 0091-0 ties with it: score 1 against 1.04" in " ".join(near.notes)
+    assert "ties with it: highest score measured around it 1 against 1.04" in " ".join(near.notes)
     assert far.trial_id == "0091-0"
 
 

@@ -92,11 +92,12 @@ def test_the_share_of_failures_that_show_by_then(share, expected):
     [
         (0.1, [1e-3], True),
         (0.1, [1e-3, 0.2], True),
+        (0.1, [1e-3, 0.2, 0.4], False),
         (1e-4, [1e-3], False),
         (1e-3, [1e-3], False),
         (0.1, [], False),
     ],
-    ids=["above", "between", "below", "equal", "nothing-stable"],
+    ids=["above", "between", "mostly-below", "below", "equal", "nothing-stable"],
 )
 def test_a_network_that_never_learned_was_killed_if_a_stable_one_lies_below(
     rate, stable_rates, is_killed, ending

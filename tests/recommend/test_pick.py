@@ -171,7 +171,7 @@ LADDER = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]
         (6, 0, True, False, "Search higher learning rates"),
         (0, 1, False, False, "Every trial was unstable"),
         (0, 6, False, False, "search lower learning rates"),
-        (1, 1, True, True, "Too few settings"),
+        (1, 1, True, True, "the least risky"),
         (1, 5, True, True, "the least risky"),
         (3, 3, True, True, "1 clean seed"),
     ],
@@ -630,7 +630,7 @@ def test_what_a_high_rate_killed_is_told_from_what_never_moved(tmp_path):
 def test_nothing_stable_is_said_first(answer):
     text = describe(answer([synthetic.diverged(n) for n in range(3)]))
 
-    assert text.startswith("RECOMMENDED      nothing: no setting was stable")
+    assert text.startswith("RECOMMENDED      nothing: no setting was stable to the end")
 
 
 def test_json_holds_every_field(answer):
