@@ -119,6 +119,7 @@ class StudyStore:
         Notes what is asked for now (an extended study has more trials), and removes what a killed
         writer left.
         """
+        self._records = None  # another process may have written until now
         self._write_study(study, fingerprint)
         self._sweep()
 

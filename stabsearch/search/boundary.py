@@ -143,6 +143,8 @@ class Boundary:
     ) -> Proposal | Pause:
         """See ``Strategy``. The same records and settings give the same proposal."""
         view = View(self._study, records, under_way)
+        if number >= self._spec.trials:
+            return self._with_what_there_is(view)
         is_waiting = False
         for others in self._main_lines(view):
             step = self._on_main_line(view, others)
@@ -155,6 +157,24 @@ class Boundary:
             if proposal := self._on_side_line(view, others):
                 return proposal
         return self._free(view, number)
+
+    def _with_what_there_is(self, view: View) -> Proposal | Pause:
+        """No setting may be added. Where none was trained to its end, a short trial goes on to
+        it: without one there is no answer."""
+        is_waiting = False
+        for others in self._main_lines(view):
+            line = self._line(view, others)
+            seen = line.seen
+            is_waiting |= seen.is_under_way
+            if seen.has_stable_full or seen.is_under_way or seen.num_full >= MAX_FULL_TRIALS:
+                continue
+            highest = line.limit if line.best is None else min(line.best, line.limit)
+            able = [r for r in seen.extendable if is_on_line(r.params, others)]
+            fitting = [r for r in able if rate_of(r.params) <= highest + SNAP]
+            if able:
+                nearest = _nearest(fitting or able, highest)
+                return Proposal(params=nearest.params, goes_on=nearest.setting)
+        return Pause.WAIT if is_waiting else Pause.DONE
 
     # --- lines ------------------------------------------------------------------------------
 
@@ -253,6 +273,11 @@ class Boundary:
         if line.edge.middle is None:
             return None
         seen, asking = line.seen, line.timing.asking(line.seen)
+        if seen.is_blank:
+            first = self._first(line)
+            return first if isinstance(first, Proposal) else None
+        if not seen.stable:
+            return self._short(others, self._downwards(seen), line.edge_length)
         rate = self._towards_edge(line, SIDE_PRECISION)
         known = len(seen.stable) + len(seen.unstable) + len(asking)
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
@@ -302,7 +327,7 @@ class Boundary:
             *seen.unread[length],
             *(seen.reading_under_way[length] if length is Length.LATE else asking),
             *seen.timid,
-            *seen.failed,
+            *_given_up(seen),
         )
         is_enough = length is Length.LATE and num_rates(seen.looks[length]) >= ENOUGH_RATES
         for side in (0.0,) if is_enough else (0.0, BRACKET, -BRACKET):
@@ -328,7 +353,7 @@ class Boundary:
         ]
         if not near:
             return self._short(line.others, self._nearest_new(wish, line.seen), length)
-        nearest = min(near, key=lambda r: abs(rate_of(r.params) - wish))
+        nearest = _nearest(near, wish)
         return Proposal(
             params=nearest.params, purpose=Purpose.PROBE, length=length, goes_on=nearest.setting
         )
@@ -380,8 +405,9 @@ class Boundary:
             return None
         if line.is_limited and not is_edge_known:
             return None
-        if has_short and seen.num_full and not seen.has_stable_full:  # lower ones may end well
-            wishes = [min(seen.full_tried) - STEP_DOWN]
+        too_high = [rate for rate in seen.full_tried if rate not in seen.timid]
+        if has_short and seen.full_tried and not seen.has_stable_full:  # lower ones may end well
+            wishes = [min(too_high) - STEP_DOWN] if too_high else []
         elif has_short and seen.full_unstable and not seen.is_held:
             wishes = []
         elif line.best is None:
@@ -389,8 +415,14 @@ class Boundary:
         else:
             wishes = [min(line.best, line.limit)]
         taken = (*seen.full_tried, *seen.full_under_way)
-        rates = (max(wish, self._low) for wish in wishes)
+        rates = (self._beside(max(wish, self._low), seen.failed) for wish in wishes)
         return next((r for r in rates if all(abs(r - t) > ANSWERED for t in taken)), None)
+
+    def _beside(self, rate: float, failed: Sequence[float]) -> float:
+        """The same rate, or a hardly lower one where a trial failed for the machine's sake."""
+        while any(abs(rate - other) < self._near / 2 for other in failed):
+            rate -= self._near
+        return max(rate, self._low)
 
     # --- beyond the lines -------------------------------------------------------------------
 
@@ -411,8 +443,8 @@ class Boundary:
             return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
             setting = _straddle(landscape, settings)
-            fails_slowly = view.fails_slowly(self._timing(setting))
-            return self._short_trial(setting, Length.READABLE if fails_slowly else Length.BRIEF)
+            length = Length.READABLE if view.fails_slowly else Length.BRIEF
+            return self._short_trial(setting, length)
         return Proposal(params=_robust(landscape, settings))
 
     # --- small things -----------------------------------------------------------------------
@@ -469,7 +501,7 @@ class Boundary:
         ]
         if not near:
             return Proposal(params=self._setting(line.others, rate))
-        nearest = min(near, key=lambda r: abs(rate_of(r.params) - rate))
+        nearest = _nearest(near, rate)
         return Proposal(params=nearest.params, goes_on=nearest.setting)
 
     def _setting(self, others: Params, rate: float) -> Params:
@@ -477,6 +509,17 @@ class Boundary:
         low, high = _ends(self._domains[LEARNING_RATE])
         every: Params = others | {LEARNING_RATE: min(max(value, low), high)}
         return {name: every[name] for name in self._domains}
+
+
+def _nearest(records: Sequence[TrialRecord], rate: float) -> TrialRecord:
+    return min(records, key=lambda record: abs(rate_of(record.params) - rate))
+
+
+def _given_up(seen: Seen) -> Iterator[float]:
+    """Rates at which the machine failed twice: a third trial is no better idea."""
+    for rate in seen.failed:
+        if sum(abs(rate - other) <= IN_PLACE for other in seen.failed) > 1:
+            yield rate
 
 
 def _is_best_asked(line: Line, *, but_later: bool = False) -> bool:
@@ -530,12 +573,17 @@ def _ends(domain: Domain) -> tuple[float, float]:
 
 def _middle(domain: Domain) -> ParamValue:
     if isinstance(domain, Choice):
-        return domain.choice[len(domain.choice) // 2]
+        return _ascending(domain)[len(domain.choice) // 2]
     return at_share(domain, *_ends(domain), 0.5)
+
+
+def _ascending(domain: Choice) -> list[ParamValue]:
+    """Numbers to choose from, which a study names in any order; null is a clip above them all."""
+    return sorted(domain.choice, key=lambda v: math.inf if v is None else float(v))
 
 
 def _extremes(domain: Domain) -> list[ParamValue]:
     if isinstance(domain, Choice):
-        return [domain.choice[0], domain.choice[-1]]
+        return [_ascending(domain)[0], _ascending(domain)[-1]]
     low, high = _ends(domain)
     return [at_share(domain, low, high, share) for share in (0.0, 1.0)]

@@ -38,8 +38,9 @@ T = TypeVar("T")
 
 FAILURES_BEFORE_ABORT = 3
 
-FLUSH_SECONDS = 2.0
-"""A running trial's Parquet files are at most this old; its journal is never."""
+FLUSH_SECONDS, FLUSH_SHARE = 2.0, 0.01
+"""A running trial's Parquet files are at most this old, or older where writing them takes more
+than this share of the time: long trials have large ones. Its journal never is."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,15 +59,15 @@ class LiveTrial:
     """Trials of the same kind are compared; see ``StudySpec.peer_kind``."""
     look_steps: tuple[int, ...] = ()
     """Where its record takes a look, ascending."""
-    went_on_at: int | None = None
-    """Step at which it had ended as a shorter trial, before it was to go on."""
+    before: TrialRecord | None = None
+    """Its record when it had ended as a shorter trial, of one that goes on."""
     facts: TrialFacts | None = None
     reports: dict[int, Report] = field(default_factory=dict)
     """By step: a trial that was started again repeats steps, with the same result."""
     verdicts: dict[tuple[str, str, Severity], Verdict] = field(default_factory=dict)
     attempts: int = 0
     started_at: float = 0.0
-    flushed_at: float = 0.0
+    flush_due: float = 0.0
 
     def record(
         self,
@@ -117,13 +118,17 @@ class LiveTrial:
             looks=_looks(reports, self.look_steps),
         )
 
-    def as_it_was(self) -> TrialRecord:
-        """Its record when it had ended as a shorter trial, of one that goes on."""
-        assert self.went_on_at is not None
+    @property
+    def went_on_at(self) -> int | None:
+        """Step at which it had ended as a shorter trial; None of one that does not go on."""
+        return None if self.before is None else self.before.steps
+
+    def as_it_was_at(self, step: int) -> TrialRecord:
+        """Its record when it had ended there as a shorter trial."""
         then = replace(
             self,
-            reports={s: r for s, r in self.reports.items() if s <= self.went_on_at},
-            verdicts={k: v for k, v in self.verdicts.items() if v.step <= self.went_on_at},
+            reports={s: r for s, r in self.reports.items() if s <= step},
+            verdicts={k: v for k, v in self.verdicts.items() if v.step <= step},
             purpose=Purpose.PROBE,
         )
         return then.record(Outcome.STOPPED, StoppedBy.PROBE)
@@ -194,6 +199,10 @@ class Ledger:
         self._finished = {r.trial_id: r for r in there if r.outcome is not Outcome.FAILED}
         self._live: dict[str, LiveTrial] = {}
         self._starting: set[str] = set()
+        self._untouched: set[str] = set()
+        """Trials that are to go on and have not begun to: on disk they are what they were."""
+        self._lost: dict[str, TrialRecord] = {}
+        """What trials that failed while they went on had been before."""
         self.peers = Peers()
         self.fatal: Exception | None = None
         """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
@@ -212,9 +221,10 @@ class Ledger:
         trial.facts = self._store.trial_facts(trial.trial_id)
         trial.reports = {r.step: r for r in self._store.trial_reports(trial.trial_id)}
         trial.add_verdicts(self._store.trial_verdicts(trial.trial_id))
-        trial.went_on_at = before.steps
+        trial.before = before
         trial.attempts = before.attempts - 1  # it is started again, and no worker was lost
         trial.started_at = before.started_at
+        self._untouched.add(trial.trial_id)
         self.add(trial)
 
     def await_start(self, trial_id: str) -> None:
@@ -231,6 +241,7 @@ class Ledger:
         self._starting.discard(trial_id)
         if trial_id not in self._live:
             return  # it has its outcome; only the worker that the gate still held was lost
+        self._untouched.discard(trial_id)
         trial = self._live[trial_id]
         trial.attempts += 1
         trial.started_at = trial.started_at or time.time()
@@ -262,7 +273,7 @@ class Ledger:
         trial.forget_from(report.step)
         trial.reports[report.step] = report
         trial.add_verdicts(verdicts)
-        if time.monotonic() - trial.flushed_at >= FLUSH_SECONDS:
+        if time.monotonic() >= trial.flush_due:
             self._flush(trial, facts)
         self._tell("on_report", trial.record(), report, verdicts)
 
@@ -278,6 +289,8 @@ class Ledger:
         trial = self._live.pop(trial_id)
         record = trial.record(outcome, stopped_by, reason)
         self._finished[trial_id] = record
+        if trial.before is not None and outcome is Outcome.FAILED:
+            self._lost[trial_id] = trial.before
         if trial.facts is not None:
             self.peers.add(trial.peer_kind, trial.facts, trial.ordered_reports())
         self._store.end_trial(
@@ -291,7 +304,7 @@ class Ledger:
     def close(self) -> None:
         """Bring the Parquet files of unfinished trials up to date; end all file access."""
         for trial in self._live.values():
-            if trial.facts is not None:
+            if trial.facts is not None and trial.trial_id not in self._untouched:
                 self._flush(trial, trial.facts)
         self._store.close()
 
@@ -309,9 +322,10 @@ class Ledger:
         return list(self._finished.values())
 
     def as_they_were(self) -> Sequence[TrialRecord]:
-        """The records that trials which go on had as shorter ones."""
-        going_on = (trial for trial in self._live.values() if trial.went_on_at is not None)
-        return [trial.as_it_was() for trial in going_on]
+        """The records that trials which go on, or failed for the machine's sake while they did,
+        had as shorter ones."""
+        going_on = [trial.before for trial in self._live.values() if trial.before is not None]
+        return [*going_on, *self._lost.values()]
 
     def failed(self) -> Sequence[TrialRecord]:
         """Trials that failed in an earlier run: they get another chance in this one."""
@@ -324,11 +338,13 @@ class Ledger:
         self._tell("on_study_end", *arguments, **keywords)
 
     def _flush(self, trial: LiveTrial, facts: TrialFacts) -> None:
+        begun = time.monotonic()
         self._store.write_trial_tables(
             trial.trial_id, facts, trial.ordered_reports(), list(trial.verdicts.values())
         )
         self._store.write_trials([trial.record()])
-        trial.flushed_at = time.monotonic()
+        now = time.monotonic()
+        trial.flush_due = now + max(FLUSH_SECONDS, (now - begun) / FLUSH_SHARE)
 
     def _abort_if_nothing_works(self) -> None:
         """A study whose first trials all fail has a broken model, not unlucky settings."""

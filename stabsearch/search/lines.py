@@ -111,11 +111,11 @@ class Seen:
     num_full: int
     """Trials of the whole budget, however they ended."""
     full_tried: tuple[float, ...]
-    """Their rates."""
+    """Rates of those that did not fail for the machine's sake."""
     full_unstable: tuple[float, ...]
     """The unstable ones among them."""
     failed: tuple[float, ...]
-    """Rates of trials that say nothing: the same would fail again."""
+    """Rates of trials that failed for the machine's sake, and say nothing."""
     fails_slowly: bool
     """Trials about the edge have to be as long as those about the best rate."""
     untold: tuple[float, ...]
@@ -194,7 +194,7 @@ class View:
     def typical_norm(self, others: Params, timing: Timing) -> float | None:
         """The median gradient norm of a whole training where the rate is best, as far as is known:
         that of the stable trial with the same words whose score is best."""
-        words = {name: value for name, value in others.items() if isinstance(value, str)}
+        words = {name: value for name, value in others.items() if isinstance(value, str | bool)}
         alike = [
             (look.score, norm)
             for r, look in self._looks(timing, Length.READABLE)
@@ -211,11 +211,12 @@ class View:
         timid = [r for r in here if never_learned(r) and r not in unstable]
         within = [r for r in here if self._is_stable(r)]
         # Where runs fail later than the briefest trials end, those have shown nothing.
-        fails_slowly = self.fails_slowly(timing)
+        fails_slowly = self.fails_slowly
         least = timing.steps[Length.READABLE] if fails_slowly else 0
         stable = [r for r in within if r.steps >= least or r.purpose is not Purpose.PROBE]
         failed = [r for r in self._failed if is_on_line(r.params, others)]
-        full = [r for r in (*here, *failed) if r.purpose is Purpose.SEARCH]
+        full = [r for r in here if r.purpose is Purpose.SEARCH]
+        full_failed = [r for r in failed if r.purpose is Purpose.SEARCH]
         open_here = [p for p in self._under_way if p.params and is_on_line(p.params, others)]
         asked = [(rate_of(p.params), p) for p in open_here if p.params]
         looks = {length: self._looks_of(others, timing, length) for length in SHORT}
@@ -230,7 +231,7 @@ class View:
             },
             extendable=self._extendable(others),
             has_stable_full=any(r.is_stable for r in full),
-            num_full=len({r.setting for r in full}),
+            num_full=len({r.setting for r in (*full, *full_failed)}),
             full_tried=tuple(rate_of(r.params) for r in full),
             full_unstable=tuple(rate_of(r.params) for r in full if r in unstable),
             failed=tuple(rate_of(r.params) for r in failed),
@@ -244,12 +245,12 @@ class View:
             full_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.SEARCH),
         )
 
-    def fails_slowly(self, timing: Timing) -> bool:
-        """Whether a short trial, of any line, failed later than one about the edge ends."""
+    @functools.cached_property
+    def fails_slowly(self) -> bool:
+        """Whether a short trial, of any line, failed later than one about the edge ends there."""
+        probes = (r for r in self._records if r.purpose is Purpose.PROBE and r.looks)
         return any(
-            r.purpose is Purpose.PROBE and r.steps > timing.steps[Length.BRIEF]
-            for r in self._records
-            if r.trial_id in self._unstable
+            r.trial_id in self._unstable and _failed_by(r) > r.looks[0].step for r in probes
         )
 
     def _looks_of(self, others: Params, timing: Timing, length: Length) -> tuple[EarlyTrial, ...]:
@@ -287,7 +288,7 @@ class View:
         for record in self._records:
             if is_on_line(record.params, self._alike(others)):
                 by_setting.setdefault(record.setting, []).append(record)
-        busy = {p.goes_on for p in self._under_way}
+        busy = {p.goes_on for p in self._under_way} | {r.setting for r in self._failed}
         return tuple(
             them[0]
             for setting, them in by_setting.items()
@@ -323,6 +324,12 @@ class View:
             return True
         distances = np.abs(space.points(same) - space.points([params])).max(axis=1)
         return bool(distances.min() > NEAR)
+
+
+def _failed_by(record: TrialRecord) -> int:
+    """Step by which an unstable trial was known to be."""
+    is_stopped = record.stopped_by is StoppedBy.GATE
+    return record.steps if is_stopped else record.verdict_step or record.steps
 
 
 def _unread(

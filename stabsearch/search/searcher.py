@@ -29,7 +29,15 @@ from stabsearch.search.guard import guarded
 from stabsearch.search.ledger import Ledger, LiveTrial, make_trial_id
 from stabsearch.search.samplers import GivenSampler, make_sampler
 from stabsearch.search.strategies import make_strategy
-from stabsearch.search.strategy import Length, Pause, Proposal, look_steps, trial_end
+from stabsearch.search.strategy import (
+    Length,
+    Pause,
+    Proposal,
+    left_behind,
+    look_steps,
+    next_step,
+    trial_end,
+)
 from stabsearch.spec import StudySpec
 
 CONSTRAINT = "instability"
@@ -108,23 +116,20 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         What failed gets another chance, with the params that it had.
         """
         everything: list[TrialRecord | LiveTrial] = [*finished, *failed, *unfinished]
-        done = {record.trial_id: record for record in finished}
-        # Of replicates that go on some may not have begun to.
-        going_on = {t.setting: t.went_on_at for t in unfinished if t.went_on_at is not None}
+        done = {record.trial_id for record in finished}
+        behind = left_behind([*finished, *(_as_if_ended(trial) for trial in unfinished)])
         started = {trial.trial_id: trial for trial in unfinished}
-        # A confirmation adds seeds to a setting of the search, whose own purpose comes last.
-        known = {
-            t.setting: self._proposal_of(t)
-            for t in sorted(everything, key=lambda t: t.purpose.is_search)
-        }
+        # A confirmation adds seeds to a setting of the search, whose own purpose counts; of
+        # replicates that go on some may not have begun to.
+        known = {t.setting: self._proposal_of(t) for t in sorted(everything, key=_reach)}
         self._next_number = max(known, default=-1) + 1
         begun: list[TrialRecord | LiveTrial] = [*failed, *unfinished]
         open_settings = {trial.setting for trial in begun if trial.purpose.is_search}
         for number in range(self._next_number):
             # A setting that no file knows was proposed and never begun: it is proposed again.
             later = [known[n] for n in known if n > number and n in open_settings]
-            proposal = known.get(number) or self._decide(later)
-            if isinstance(proposal, Pause) or not proposal.purpose.is_search:
+            proposal = known.get(number) or self._decide_anew(later)
+            if proposal is None or not proposal.purpose.is_search:
                 continue
             self._add_setting(number, proposal)
             self._num_proposed += 1
@@ -132,7 +137,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
                 trial_id = make_trial_id(number, seed)
                 if trial_id not in done:
                     self._queue(started.get(trial_id) or self._new_trial(number, seed))
-                elif done[trial_id].steps == going_on.get(number):
+                elif trial_id in behind:
                     self._continue(self._new_trial(number, seed))
                 else:
                     self._settings[number].num_open -= 1
@@ -200,8 +205,6 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
 
     def _decide(self, also: Sequence[Proposal] = ()) -> Proposal | Pause:
         """``also``: proposals under way that have no Optuna trial yet."""
-        if self._num_proposed >= self._spec.trials:
-            return Pause.DONE
         state = (
             len(self.ledger.finished()),
             self._num_proposed,
@@ -213,9 +216,16 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         under_way = [*(setting.proposal for setting in self._settings.values()), *also]
         ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
         ended += self.ledger.as_they_were()
-        proposal = self._strategy.next(ended, under_way, self._num_proposed)
+        proposal = next_step(self._spec, self._strategy, ended, under_way, self._num_proposed)
         self._pause = (state, proposal) if isinstance(proposal, Pause) else None
         return proposal
+
+    def _decide_anew(self, later: Sequence[Proposal]) -> Proposal | None:
+        """For a number that no file knows. That a short trial is to go on is no setting's number,
+        and is decided again when the study runs."""
+        proposal = self._decide(later)
+        is_setting = isinstance(proposal, Proposal) and proposal.goes_on is None
+        return proposal if isinstance(proposal, Proposal) and is_setting else None
 
     def _proposal_of(self, trial: TrialRecord | LiveTrial) -> Proposal:
         """What a trial on file was proposed as."""
@@ -228,9 +238,11 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         if trial.purpose is not Purpose.PROBE:
             return plain
         trainer = self._spec.trainer_for(trial.params)
-        end = trial.stop_at if isinstance(trial, LiveTrial) else trial.steps
-        by_end = {trial_end(self._spec, trainer, each): each for each in reversed(Length)}
-        return replace(plain, length=by_end.get(end, Length.READABLE))
+        # One that was stopped for what it did, or failed, did not come to its end.
+        steps = (trial.stop_at if isinstance(trial, LiveTrial) else trial.steps) or 0
+        ends = ((each, trial_end(self._spec, trainer, each)) for each in Length)
+        length = next(each for each, end in ends if end is None or end >= steps)
+        return replace(plain, length=length)
 
     def _propose(self, proposal: Proposal) -> None:
         if proposal.goes_on is not None:
@@ -350,6 +362,18 @@ def tell(
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, worst_score)
+
+
+def _as_if_ended(trial: LiveTrial) -> TrialRecord:
+    """An unfinished trial, as far as it was to go."""
+    return replace(trial.record(), steps=trial.stop_at or trial.max_train_steps)
+
+
+def _reach(trial: TrialRecord | LiveTrial) -> tuple[bool, bool, int]:
+    """Of the trials of a setting the one that says most of what it was proposed as is the
+    greatest: one of the search, to the end, or the longest."""
+    steps = trial.stop_at if isinstance(trial, LiveTrial) else trial.steps
+    return trial.purpose.is_search, trial.purpose is Purpose.SEARCH, steps or 0
 
 
 def instability(record: TrialRecord) -> float:

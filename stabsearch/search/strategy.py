@@ -16,7 +16,7 @@ from typing import Protocol
 
 from stabsearch.recommend.confirm import planned_trials
 from stabsearch.recommend.pick import edge_precision
-from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Params, ParamValue, Purpose, StoppedBy, TrialRecord
 from stabsearch.spec import Choice, Domain, IntRange, LogUniform, StudySpec, TrainerSpec
 from stabsearch.training.lr_schedule import lr_warmup_steps
 
@@ -208,11 +208,39 @@ def is_known(spec: StudySpec, records: Sequence[TrialRecord]) -> bool:
     return True
 
 
+def next_step(
+    spec: StudySpec,
+    strategy: Strategy,
+    records: Sequence[TrialRecord],
+    under_way: Sequence[Proposal],
+    number: int,
+) -> Proposal | Pause:
+    """What the strategy says, as far as ``trials`` allows: once so many settings were proposed,
+    only short trials of theirs may go on."""
+    step = strategy.next(records, under_way, number)
+    is_new = isinstance(step, Proposal) and step.goes_on is None
+    return Pause.DONE if is_new and number >= spec.trials else step
+
+
 def is_over(
     spec: StudySpec, strategy: Strategy, records: Sequence[TrialRecord], number: int
 ) -> bool:
     """Whether a search that has nothing under way is to propose no more."""
-    return number >= spec.trials or strategy.next(records, (), number) is Pause.DONE
+    return next_step(spec, strategy, records, (), number) is Pause.DONE
+
+
+def left_behind(records: Sequence[TrialRecord]) -> frozenset[str]:
+    """Ids of short trials of which another seed went on, and they did not."""
+    farthest: dict[int, float] = {}
+    for record in of_search(records):
+        is_whole = record.purpose is Purpose.SEARCH
+        reach = math.inf if is_whole else float(record.steps)
+        farthest[record.setting] = max(farthest.get(record.setting, 0.0), reach)
+    return frozenset(
+        record.trial_id
+        for record in of_search(records)
+        if record.stopped_by is StoppedBy.PROBE and record.steps < farthest[record.setting]
+    )
 
 
 def is_complete(spec: StudySpec, strategy: Strategy, records: Sequence[TrialRecord]) -> bool:
@@ -221,7 +249,12 @@ def is_complete(spec: StudySpec, strategy: Strategy, records: Sequence[TrialReco
     found = of_search(records)
     settings = {record.setting for record in found}
     # A confirmation trained seeds of a setting that a study extended by seeds asks for, too.
-    there = {(r.setting, r.seed) for r in records if r.purpose is not Purpose.STRESS}
+    behind = left_behind(records)
+    there = {
+        (r.setting, r.seed)
+        for r in records
+        if r.purpose is not Purpose.STRESS and r.trial_id not in behind
+    }
     return (
         all((setting, seed) in there for setting in settings for seed in range(spec.seeds))
         and is_over(spec, strategy, records, len(settings))

@@ -65,7 +65,7 @@ def run_study(
     store = StudyStore(spec.path)
     if store.holds(spec.model_dump(mode="json"), spec.fingerprint()):
         ledger = Ledger(store, observer)
-        if _is_complete(ledger, spec):
+        if _is_complete(store, ledger, spec):
             ledger.observe_start(_overview(spec, ledger, num_workers=0))
             return _result(spec, ledger, *_answer(spec.path), interrupted=False)
     # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another
@@ -77,7 +77,7 @@ def run_study(
         with ray_runtime(address) as runtime:
             ledger = _run_trials(spec, store, observer, runtime, data, sampler_checks)
             answer = beside.submit(_answer, spec.path)
-        is_complete = _is_complete(ledger, spec)
+        is_complete = _is_complete(store, ledger, spec)
         if is_complete:
             store.drop_checkpoints()  # short trials had theirs kept, to go on from
         return _result(spec, ledger, *answer.result(), interrupted=not is_complete)
@@ -99,15 +99,16 @@ def _run_trials(
         store.take_over(study, fingerprint)
         ledger = Ledger(store, observer)
         ledger.observe_start(_overview(spec, ledger, num_workers, sampler_checks))
-        if not _is_complete(ledger, spec):
+        if not _is_complete(store, ledger, spec):
             _search(spec, store, ledger, num_workers, data, sampler_checks)
     return ledger
 
 
-def _is_complete(ledger: Ledger, spec: StudySpec) -> bool:
-    # Imported here: what it fits to the trials takes scikit-learn, which a new study can wait for.
-    if not ledger.finished():
+def _is_complete(store: StudyStore, ledger: Ledger, spec: StudySpec) -> bool:
+    begun = (store.read_journal(trial_id) for trial_id in store.unfinished_trial_ids())
+    if not ledger.finished() or any(journal.started for journal in begun):
         return False
+    # Imported here: what it fits to the trials takes scikit-learn, which a new study can wait for.
     from stabsearch.search.strategies import make_strategy
     from stabsearch.search.strategy import is_complete
 
@@ -366,12 +367,13 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
             purpose=Purpose(started["purpose"]),
             stop_at=started["stop_at"],
             look_steps=look_steps(spec, trainer),
-            went_on_at=started.get("went_on_at"),
             attempts=started["attempts"],
             started_at=started["started_at"],
         )
         trial.reports = {report.step: report for report in journal.reports}
         trial.add_verdicts(journal.verdicts)
+        if (step := started.get("went_on_at")) is not None:
+            trial.before = trial.as_it_was_at(step)
         trials.append(trial)
     return trials
 

@@ -166,13 +166,13 @@ def test_of_settings_that_only_luck_tells_apart_the_truth_lies_between_the_bound
     for _ in range(200):
         for setting in (*NEAR_BEST, DEAD):
             scores(setting, generator.normal(5.0, 0.5, 20))
-            at_least, at_most = bounds(DEAD)
+        at_least, at_most = bounds(DEAD)
         low.append(at_least)
         high.append(at_most)
 
     luck = 0.85 * 0.1 / math.sqrt(20)  # the lowest of three means, in their standard deviations
     assert statistics.fmean(high) == pytest.approx(luck, rel=0.2)
-    assert -luck / 2 < statistics.fmean(low) < luck / 10
+    assert -luck / 2 < statistics.fmean(low) < luck / 5
 
 
 def test_of_different_lengths_the_seeds_that_all_have_count(scores, bounds):

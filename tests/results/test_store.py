@@ -228,6 +228,25 @@ def test_resuming_sweeps_what_a_killed_writer_left(store):
     assert list((store.path / "reports").iterdir()) == []
 
 
+def test_taking_over_knows_what_another_driver_wrote_meanwhile(store):
+    """A driver looks at the study before it holds the lock; another one may end in between."""
+    waiting = StudyStore(store.path)
+    assert waiting.finished_records() == []
+    store.write_trials([GOOD])
+    waiting.take_over(STUDY, "fingerprint")
+    waiting.write_trials([BAD])
+
+    assert StudyStore(store.path).finished_records() == [GOOD, BAD]
+
+
+def test_a_learning_rate_that_only_a_stress_test_has_is_no_null_of_the_others(store):
+    own = replace(GOOD, params={"max_grad_norm": None})
+    stress = replace(BAD, params={"max_grad_norm": None, "learning_rate": 2e-3})
+    store.write_trials([own, stress])
+
+    assert StudyStore(store.path).finished_records() == [own, stress]
+
+
 # --- the journal ------------------------------------------------------------------------------
 
 

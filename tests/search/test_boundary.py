@@ -11,7 +11,8 @@ import pytest
 from stabsearch.recommend.pick import recommend_from
 from stabsearch.records import Outcome, Purpose, StoppedBy
 from stabsearch.search.boundary import SNAP, Boundary
-from stabsearch.search.strategy import Length, Pause, Proposal
+from stabsearch.search.lines import View
+from stabsearch.search.strategy import Length, Pause, Proposal, next_step
 from stabsearch.spec import StudySpec
 from tests.search.worlds import World, search, search_and_confirm
 
@@ -406,21 +407,133 @@ def test_many_workers_wait_where_nothing_has_ended(workers):
     assert len(records) == 16
 
 
-def test_a_setting_that_fails_is_not_tried_again():
-    """The machine or the code failed it, and would again."""
-    spec = study()
-    strategy, records = Boundary(spec), []
-    for number in range(12):
-        step = strategy.next(records, (), number)
+def run(spec, world, *, is_lost):
+    """Proposals and records, by setting, of a search on one worker, some of whose trials fail for
+    the machine's sake."""
+    strategy, records, steps = Boundary(spec), {}, []
+    while len(steps) < 60:
+        step = next_step(spec, strategy, list(records.values()), (), len(records))
         if not isinstance(step, Proposal):
             break
-        record = World().record(spec, step, number)
-        if number % 2 == 0:
+        number = len(records) if step.goes_on is None else step.goes_on
+        record = world.record(spec, step, number)
+        if is_lost(len(steps), step):
             record = dataclasses.replace(record, outcome=Outcome.FAILED, steps=0, score=None)
-        records.append(record)
+        records[number] = record
+        steps.append(step)
+    return steps, records
 
-    rates = [(r.params["learning_rate"], r.purpose) for r in records]
+
+def test_a_setting_that_fails_is_not_tried_again():
+    """The machine or the code failed it, and would again."""
+    steps, _ = run(study(), World(), is_lost=lambda n, _: n % 2 == 0)
+
+    rates = [step.params["learning_rate"] for step in steps if step.goes_on is None]
     assert len(set(rates)) == len(rates)
+
+
+@pytest.mark.parametrize("lost", [0, 3, 6, 9])
+def test_a_lost_worker_does_not_move_the_answer(lost):
+    """It says nothing of the setting: a trial beside it, or the same one, answers instead."""
+    _, undisturbed = run(study(), World(), is_lost=lambda *_: False)
+    _, records = run(study(), World(), is_lost=lambda n, _: n == lost)
+
+    assert abs(rate_of_answer(records) - rate_of_answer(undisturbed)) < 0.3
+
+
+def test_a_lost_full_trial_is_tried_again_beside_it_and_not_an_octave_lower():
+    is_first = itertools.count()
+
+    def is_lost(_, step):
+        return step.purpose is Purpose.SEARCH and next(is_first) == 0
+
+    steps, records = run(study(), World(), is_lost=is_lost)
+
+    lost, again = [s for s in steps if s.purpose is Purpose.SEARCH]
+    octaves = math.log2(again.params["learning_rate"] / lost.params["learning_rate"])
+    assert -0.3 < octaves < 0.3
+    assert any(record.is_stable for record in records.values())
+
+
+def rate_of_answer(records):
+    full = [r for r in records.values() if r.purpose is Purpose.SEARCH and r.is_stable]
+    assert len(full) == 1
+    return math.log2(full[0].params["learning_rate"])
+
+
+@pytest.mark.parametrize("trials", [2, 3, 5, 8])
+def test_with_all_trials_spent_a_short_one_goes_on_to_the_end(trials):
+    """Else the study would answer that no setting was stable."""
+    records = search(study(trials=trials), World())
+
+    assert len(records) == trials
+    (full,) = [r for r in records if r.purpose is Purpose.SEARCH]
+    assert full.is_stable
+    assert recommend_from(records, study().model_dump(mode="json")).params == full.params
+
+
+def test_full_trials_that_never_learn_do_not_send_the_next_one_lower():
+    """The margin of two octaves holds them where nothing learns: lower is no better."""
+    world = World(edge=math.log2(0.02), best=math.log2(0.02), learns_from=math.log2(4.4e-3))
+    records = search(study(margin_octaves=2.0), world)
+
+    assert len([r for r in records if r.purpose is Purpose.SEARCH]) <= 1
+
+
+def test_other_lines_are_searched_before_free_proposals_begin():
+    """Shortly: a full trial there comes with the free ones."""
+    space = {"learning_rate": RATE, "max_grad_norm": {"choice": [0.1, 1.0, None]}}
+    spec = study(space, stop_when=None, trials=60)
+    records = search(spec, World(edge_moves_with_clip=-0.2))
+
+    main = next(r for r in records if r.purpose is Purpose.SEARCH).params["max_grad_norm"]
+    first_free = [r.setting for r in records if r.purpose is Purpose.SEARCH][1]
+    for clip in {0.1, 1.0, None} - {main}:
+        before = [r for r in records if r.params["max_grad_norm"] == clip]
+        before = [r for r in before if r.setting < first_free]
+        assert len(before) >= 2, clip
+        assert all(abs(rate(r) - World().edge) < 2 for r in before)
+
+
+@pytest.mark.parametrize("choice", [[16, 64, 128], [64, 16, 128], [128, 64, 16]])
+def test_the_order_of_numbers_to_choose_from_means_nothing(choice):
+    spec = study({"learning_rate": RATE, "batch_size": {"choice": choice}}, stop_when=None)
+    step = Boundary(spec).next([], (), 0)
+
+    assert step.params["batch_size"] == 64
+
+
+def test_a_trial_of_a_longer_budget_fails_no_more_slowly_for_that():
+    """A tenth of 4000 steps is 400: a failure at 300 is early there, and says nothing of where
+    trials of 1000 steps fail."""
+    spec = study({"learning_rate": RATE, "max_train_steps": {"choice": [1000, 4000]}})
+    world = World()
+    failed = [
+        world.record(spec, Proposal(params=params, purpose=Purpose.PROBE, length=Length.BRIEF), n)
+        for n, params in enumerate(
+            {"learning_rate": 0.2, "max_train_steps": steps} for steps in (1000, 4000)
+        )
+    ]
+
+    view = View(spec.model_dump(mode="json"), failed, ())
+
+    assert all(record.is_unstable for record in failed)
+    assert not view.fails_slowly
+
+
+def test_a_failure_is_as_late_as_it_was_known_not_as_its_trial_ended():
+    """Without the gate a trial trains on."""
+    spec = study(trainer=SHORT)
+    step = Proposal(
+        params={"learning_rate": 0.2},
+        purpose=Purpose.PROBE,
+        length=Length.READABLE,
+    )
+    record = World(edge=10.0, slow_edge=math.log2(0.05)).record(spec, step, 0)
+    early = dataclasses.replace(record, stopped_by=StoppedBy.PROBE, verdict_step=1)
+
+    assert View(spec.model_dump(mode="json"), [record], ()).fails_slowly
+    assert not View(spec.model_dump(mode="json"), [early], ()).fails_slowly
 
 
 def test_a_full_trial_without_a_score_is_not_repeated():

@@ -175,3 +175,51 @@ def test_whose_checkpoint_is_kept(ledger, tmp_path, changes, ending, is_kept):
     ledger.end("0000-0", *ending)
 
     assert checkpoint.exists() == is_kept
+
+
+def test_an_interrupt_leaves_one_that_has_not_begun_to_go_on_as_it_was(ledger, tmp_path):
+    """It has no journal yet: a row that says it runs would have lost its reports."""
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
+    ledger.close()
+    store = StudyStore(tmp_path / "study")
+
+    assert store.finished_records() == [before]
+    assert [r.step for r in store.trial_reports("0000-0")] == [50, 100]
+
+
+def test_what_it_was_stays_when_a_later_attempt_begins_anew(ledger):
+    """Its checkpoint was gone: the first steps are being trained again."""
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
+    ledger.begin("0000-0")
+    train(ledger, ledger.live("0000-0"), (50,))
+
+    assert ledger.as_they_were() == [before]
+
+
+def test_a_machine_that_fails_one_that_goes_on_takes_nothing_from_what_it_showed(ledger):
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
+    ledger.begin("0000-0")
+    ledger.end("0000-0", Outcome.FAILED, reason="its worker was lost")
+
+    assert [r.outcome for r in ledger.finished()] == [Outcome.FAILED]
+    assert ledger.as_they_were() == [before]
+
+
+def test_the_larger_a_trials_tables_the_seldomer_they_are_written(ledger, monkeypatch):
+    clock = iter([0.0, 0.0, 0.5, 10.0, 49.0, 51.0, 51.0, 51.5])  # due?, begun, done; due? ...
+    monkeypatch.setattr("stabsearch.search.ledger.time.monotonic", lambda: next(clock))
+    written = []
+    store = ledger._store
+    write = store.write_trial_tables
+    monkeypatch.setattr(
+        store, "write_trial_tables", lambda *said: (written.append(len(said[2])), write(*said))
+    )
+    trial = short_trial()
+    ledger.add(trial)
+    ledger.begin("0000-0")
+    train(ledger, trial, (10, 20, 30, 40))  # half a second to write: not again for fifty
+
+    assert written == [1, 4]

@@ -9,10 +9,11 @@ from optuna.distributions import FloatDistribution
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger
+from stabsearch.search.lines import View
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.samplers import distributions_for, make_sampler
 from stabsearch.search.searcher import SettingSearcher, instability, tell
-from stabsearch.search.strategy import Length, Pause, Proposal
+from stabsearch.search.strategy import Length, Pause, Proposal, is_complete
 from stabsearch.spec import SearcherSpec, StudySpec
 from tests import synthetic_study
 from tests.stability.reports import evaluation, facts, report
@@ -324,3 +325,101 @@ def test_a_study_killed_before_a_second_seed_went_on_lets_it_go_on(tmp_path):
     second = again.ledger.live("0000-1")
     assert (second.purpose, second.stop_at, second.went_on_at) == (Purpose.SEARCH, None, 40)
     assert sorted(second.reports) == [20, 40]
+
+
+def short_record(number, seed=0, **changes):
+    fields = {
+        "trial_id": f"{number:04d}-{seed}",
+        "setting": number,
+        "seed": seed,
+        "params": {"learning_rate": 1e-3 * 2**number},
+        "purpose": Purpose.PROBE,
+        "outcome": Outcome.STOPPED,
+        "stopped_by": StoppedBy.PROBE,
+        "max_train_steps": 400,
+        "steps": 40,
+    }
+    return record(**fields | changes)
+
+
+def test_a_second_seed_goes_on_though_the_first_has_ended(tmp_path):
+    """Killed between the two: nothing is unfinished, and one of them is still a short trial."""
+    searcher = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
+    searcher._strategy = Scripted(
+        [Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF)]
+    )
+    searcher._make_config = lambda live: {"trial_id": live.trial_id}
+    for k in range(2):
+        train_next(searcher, f"ray-{k}", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    searcher.ledger.go_on(searcher._trial(0, 0, Proposal(params={"learning_rate": 1e-3})))
+    searcher.ledger.begin("0000-0")
+    searcher.ledger.end("0000-0", Outcome.COMPLETED)
+
+    again = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
+    finished = again.ledger.finished()
+    is_over = is_complete(again._spec, Scripted([]), finished)
+    again.restore_settings(finished, (), ())
+
+    assert not is_over
+    assert again._waiting == ["0000-1"]
+    assert again.ledger.live("0000-1").went_on_at == 40
+    assert again.ledger.live("0000-1").purpose is Purpose.SEARCH
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outcome": Outcome.DIVERGED, "stopped_by": StoppedBy.GATE, "steps": 20},
+        {"outcome": Outcome.FAILED, "stopped_by": StoppedBy.NOBODY, "steps": 20},
+    ],
+    ids=["diverged", "failed"],
+)
+def test_of_one_that_did_not_come_to_its_end_the_other_seed_is_as_short_as_it_was(
+    changes, tmp_path
+):
+    searcher = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
+    searcher.restore_settings([short_record(0, **changes)], (), ())
+
+    assert searcher.ledger.live("0000-1").stop_at == 40
+
+
+def test_a_gap_in_the_numbers_is_not_filled_with_a_trial_that_is_to_go_on(tmp_path):
+    """Killed while setting 1 waited for its worker: what comes next is decided when it runs."""
+    killed = boundary_searcher(tmp_path, trainer=SHORT)
+    killed.ledger._store.write_trials([short_record(0), short_record(2)])
+    searcher = boundary_searcher(tmp_path, trainer=SHORT)
+    searcher._strategy = Scripted([Proposal(params={"learning_rate": 1e-3}, goes_on=0)])
+    searcher.restore_settings(searcher.ledger.finished(), (), ())
+
+    assert searcher._waiting == []
+    assert searcher._num_proposed == 2
+
+
+def test_when_all_trials_are_spent_a_short_one_may_still_go_on(tmp_path):
+    searcher = boundary_searcher(tmp_path, trainer=SHORT, trials=1)
+    short = Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF)
+    searcher._strategy = Scripted([short, Proposal(params={"learning_rate": 1e-3}, goes_on=0)])
+    searcher._make_config = lambda live: {"trial_id": live.trial_id}
+    train_next(searcher, "ray-0", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    train_next(searcher, "ray-1", (200, 400), Outcome.COMPLETED)
+    searcher._strategy = Scripted([Proposal(params={"learning_rate": 2e-3})])
+
+    assert searcher.suggest("ray-2") == "FINISHED"
+    assert [r.purpose for r in searcher.ledger.finished()] == [Purpose.SEARCH]
+
+
+def test_seeds_of_which_one_failed_do_not_go_on():
+    """Nothing is known of the one that did."""
+    records = [
+        short_record(0, params={"learning_rate": 4e-3}, seed=seed, lr_gauge_octaves=0.0)
+        for seed in range(2)
+    ]
+    failed = short_record(0, params={"learning_rate": 4e-3}, seed=1, **FAILED)
+    others = {"max_grad_norm": None}
+
+    def extendable(*them):
+        spec = {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-1]}}}
+        return View(spec, them, ())._extendable(others)
+
+    assert [r.trial_id for r in extendable(*records)] == ["0000-0"]
+    assert extendable(records[0], failed) == ()

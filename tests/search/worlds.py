@@ -12,7 +12,14 @@ from typing import Any
 from stabsearch.recommend.confirm import planned_trials
 from stabsearch.records import Look, Outcome, Purpose, Severity, StoppedBy, TrialRecord
 from stabsearch.search.boundary import Boundary
-from stabsearch.search.strategy import Length, Pause, Proposal, look_steps, trial_end
+from stabsearch.search.strategy import (
+    Length,
+    Pause,
+    Proposal,
+    look_steps,
+    next_step,
+    trial_end,
+)
 from stabsearch.spec import StudySpec
 from tests import synthetic_study
 
@@ -147,8 +154,8 @@ def search(
     under_way: list[tuple[float, int, Proposal]] = []
     now, proposed = 0.0, 0
     while True:
-        while len(under_way) < workers and proposed < spec.trials:
-            step = strategy.next(ended, [p for *_, p in under_way], proposed)
+        while len(under_way) < workers:
+            step = next_step(spec, strategy, ended, [p for *_, p in under_way], proposed)
             if isinstance(step, Pause):
                 assert step is Pause.DONE or under_way, "waits for nothing"
                 break
@@ -168,7 +175,7 @@ def search_and_confirm(spec: StudySpec, world: World) -> list[TrialRecord]:
     """A whole study on one worker, as the searcher goes through it."""
     strategy, ended, proposed = Boundary(spec), [], 0
     while True:
-        step = Pause.DONE if proposed >= spec.trials else strategy.next(ended, (), proposed)
+        step = next_step(spec, strategy, ended, (), proposed)
         if isinstance(step, Proposal):
             number = max((r.setting for r in ended), default=-1) + 1
             of = number if step.goes_on is None else step.goes_on
