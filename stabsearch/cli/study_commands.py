@@ -25,7 +25,7 @@ from stabsearch.cli.progress import progress_for
 from stabsearch.errors import EnvironmentProblem, ExitCode, ResultsError, SpecError
 from stabsearch.recommend.words import params_text
 from stabsearch.references import check_references
-from stabsearch.spec import StudySpec
+from stabsearch.spec import ConfirmSpec, StudySpec
 from stabsearch.spec_file import dump_study, json_schema, load_study, starter_file
 
 if TYPE_CHECKING:
@@ -228,9 +228,21 @@ def _dry_run(spec: StudySpec, *, as_json: bool) -> str:
 def _summary(spec: StudySpec) -> str:
     seeds = f" x {spec.seeds} seeds" if spec.seeds > 1 else ""
     names = ", ".join(spec.searched())
-    return (
-        f"{spec.trials} settings{seeds} of {names}; at most {spec.step_budget():,} training steps."
+    text = (
+        f"{spec.trials} settings{seeds} of {names}; at most {spec.step_budget():,} training steps"
     )
+    if spec.confirm is not None:
+        text += f", and {_confirmation_budget(spec, spec.confirm):,} to confirm the answer"
+    return f"{text}."
+
+
+def _confirmation_budget(spec: StudySpec, confirm: ConfirmSpec) -> int:
+    """Steps of all rounds, if no setting holds before the last."""
+    from stabsearch.recommend.rounds import MAX_ROUNDS
+
+    stress = confirm.seeds if confirm.stress_octaves > 0 else 0
+    own = max(0, confirm.seeds - spec.seeds)
+    return MAX_ROUNDS * (own + stress) * spec.longest_trial
 
 
 def _say_answer(result: StudyResult, *, as_json: bool) -> None:

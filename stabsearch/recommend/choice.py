@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from stabsearch.recommend.candidates import (
     least_risky,
 )
 from stabsearch.recommend.landscape import Landscape, landscapes_of
-from stabsearch.recommend.rounds import MAX_ROUNDS, Asked, Round, asked_of, round_of, rounds_of
+from stabsearch.recommend.rounds import MAX_ROUNDS, Round, asked_of, round_of, rounds_of
 from stabsearch.recommend.space import SearchSpace, search_space
 from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
 
@@ -47,6 +47,7 @@ def choice_of(
     records: Sequence[TrialRecord], study: Mapping[str, Any], *, with_surface: bool = True
 ) -> Choice:
     """The choice that the trials lead to, as far as they go."""
+    free = max((record.setting for record in records), default=-1) + 1
     records = merged(records)
     space = search_space(study, records)
     landscapes = landscapes_of(space, records, study, with_surface=with_surface)
@@ -56,7 +57,7 @@ def choice_of(
     def is_unstable(record: TrialRecord) -> bool:
         return _is_unstable(record, space, landscapes)
 
-    rounds = rounds_of(records, study, asked, is_unstable) if asked else []
+    rounds = rounds_of(records, study, asked, is_unstable, free) if asked else []
     listed = [
         candidate
         for landscape in landscapes.values()
@@ -72,7 +73,9 @@ def choice_of(
         candidates=tuple(candidate for candidate in listed if candidate.is_sound),
         num_seeds=num_seeds,
         pick=pick,
-        round=_round_of_pick(pick, records, study, asked, is_unstable),
+        round=None
+        if pick is None or asked is None
+        else round_of(pick.setting, pick.params, records, study, asked, is_unstable, free),
         broken=tuple(broken),
         is_final=is_final,
     )
@@ -117,18 +120,6 @@ def _settle(
         return choose(left), False
     kept = sound or listed
     return (least_risky(kept) if kept else None), bool(out)
-
-
-def _round_of_pick(
-    pick: Candidate | None,
-    records: Sequence[TrialRecord],
-    study: Mapping[str, Any],
-    asked: Asked | None,
-    is_unstable: Callable[[TrialRecord], bool],
-) -> Round | None:
-    if pick is None or asked is None:
-        return None
-    return round_of(pick.setting, pick.params, records, study, asked, is_unstable)
 
 
 def _is_unstable(

@@ -35,7 +35,9 @@ def horizon_of(pick: Candidate, study: Mapping[str, Any]) -> Horizon | None:
     lower = [
         record
         for record in pick.landscape.records
-        if record not in counted and _above(pick, record) < 0
+        if not isinstance(pick.landscape.edge, EdgeProcess)
+        and record not in counted
+        and _above(pick, record) < 0
     ]
     clean = sum(_clean_steps(record, pick) for record in counted)
     events = sum(pick.landscape.is_unstable(record) for record in (*counted, *lower))

@@ -175,7 +175,7 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
     elif pick.landscape.surface is None and pick.is_safe and pick.is_sound:
         notes.append(
             f"Too few settings have a score ({len(candidates)}) to predict it between them: of "
-            f"the stable ones that are safe, the one with the lowest {MEASURED_AROUND} is "
+            f"the stable ones that are safe, the one whose {MEASURED_AROUND} is lowest is "
             "recommended."
         )
     elif any(candidate.worst_score is None for candidate in candidates):
@@ -241,6 +241,8 @@ def _on_the_edge(pick: Candidate) -> list[str]:
         notes.append(f"The edge is an extrapolation: it lies {side} the searched range.")
     region = landscape.stable_region(pick.params)
     yet = "this setting was stable, and yet, by the other trials, more than"
+    if not pick.is_sound:
+        yet = "by these trials more than"
     remedy = "of its runs fail. Search lower learning rates, or confirm it with more seeds."
     if region is None:
         notes.append(f"There is no stable region: {yet} {MAX_FAILURE_PROBABILITY:.0%} {remedy}")

@@ -120,8 +120,12 @@ def round_of(
     study: Mapping[str, Any],
     asked: Asked,
     is_unstable: Callable[[TrialRecord], bool],
+    free: int,
 ) -> Round:
-    """The round of one setting, as far as it goes; of a setting without one, an empty one."""
+    """The round of one setting, as far as it goes; of a setting without one, an empty one.
+
+    ``free`` is a number that no setting has.
+    """
     own = [
         r
         for r in records
@@ -129,7 +133,6 @@ def round_of(
     ]
     wanted = stress_params(params, study, asked)
     known = [r for r in records if r.purpose is Purpose.STRESS and _same(r.params, wanted)]
-    free = max((r.setting for r in records), default=-1) + 1
     stress = [r for r in known if r.outcome is not Outcome.RUNNING]
     if asked.stress_octaves == 0:
         stress = own
@@ -149,6 +152,7 @@ def rounds_of(
     study: Mapping[str, Any],
     asked: Asked,
     is_unstable: Callable[[TrialRecord], bool],
+    free: int,
 ) -> list[Round]:
     """The rounds that were begun, the first one first."""
     begun: dict[int, float] = {}  # setting -> when the first of its round's trials started
@@ -157,7 +161,7 @@ def rounds_of(
         for setting in _confirmed_by(record, params, study, asked):
             begun[setting] = min(begun.get(setting, math.inf), record.started_at)
     return [
-        round_of(setting, params[setting], records, study, asked, is_unstable)
+        round_of(setting, params[setting], records, study, asked, is_unstable, free)
         for setting in sorted(begun, key=lambda number: (begun[number], number))
     ]
 

@@ -298,6 +298,15 @@ class TestValidate:
             "y.yaml: valid. 4 settings x 3 seeds of learning_rate; at most 24,000 training steps.",
         ]
 
+    def test_says_what_the_confirmation_may_take(self, capsys):
+        """Three rounds: two more seeds of the setting and three at twice its rate."""
+        Path("y.yaml").write_text("extends: x.yaml\nname: y\nconfirm: {seeds: 3}\n")
+
+        assert main(["validate", "y.yaml"]) == 0
+
+        said = "at most 64,000 training steps, and 30,000 to confirm the answer."
+        assert capsys.readouterr().out.strip().endswith(said)
+
     def test_goes_on_after_a_bad_file(self, capsys):
         Path("bad.yaml").write_text("name: 3\n")
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
+from stabsearch.recommend.confirm import planned_trials, seeds_bound
 from stabsearch.recommend.describe import describe, to_json
 from stabsearch.recommend.hazard import fail_bound, poisson_limit
-from stabsearch.recommend.pick import recommend, recommend_from
+from stabsearch.recommend.pick import edge_precision, recommend, recommend_from
 from stabsearch.recommend.sensitivity import mean_excess
 from stabsearch.records import Outcome, Purpose, StoppedBy
 from stabsearch.results.frames import load
@@ -451,3 +453,187 @@ def test_of_few_measured_settings_what_lies_around_them_counts(scores, best):
 
     assert answer.params is not None
     assert answer.params["learning_rate"] == best
+
+
+# --- failure that does not grow with the rate ---------------------------------------------------
+
+RATE_ONLY = {"learning_rate": {"log_uniform": [1e-4, 0.3]}}
+INVERTED_STUDY = {"space": RATE_ONLY, "trainer": ADAMW, "horizon_steps": 2000}
+
+
+def rate_only(number, learning_rate, score=1.0, **changes):
+    params = {"learning_rate": float(learning_rate)}
+    return synthetic.record(number, params=params, score=score, clip_rate=0.02, **changes)
+
+
+def inverted(count):
+    """Every failure below every stable trial."""
+    low, high = np.geomspace(2e-3, 8e-3, count), np.geomspace(0.02, 0.1, count)
+    failed = [
+        synthetic.diverged(n, params={"learning_rate": float(rate)}) for n, rate in enumerate(low)
+    ]
+    stable = [
+        rate_only(100 + n, rate, 1 + 0.02 * abs(n - count // 2)) for n, rate in enumerate(high)
+    ]
+    return failed + stable
+
+
+@pytest.mark.parametrize("count", [8, 16])
+def test_no_edge_is_claimed_where_nothing_failed_above(count):
+    study = INVERTED_STUDY | {"stop_when": {"edge_within_octaves": 0.25}}
+    answer = recommend_from(inverted(count), study)
+
+    assert answer.params["learning_rate"] >= 0.02
+    assert (answer.edge, answer.margin_octaves, answer.p_unstable_doubled) == (None, None, None)
+    assert answer.is_precise is False
+    assert edge_precision(inverted(count), study) is None
+    text = describe(answer)
+    assert "Failure does NOT grow with the learning rate" in text
+    assert "No rate above this setting that was tried fails in half of the runs." in text
+    assert "EDGE             not seen, and NOT known as precisely as was asked" in text
+
+
+def test_clean_steps_at_higher_rates_say_nothing_where_failure_does_not_grow():
+    """Nor do failures at other rates: one clean run of 2,000 steps bounds 2,000 steps by 95%."""
+    answer = recommend_from(inverted(16), INVERTED_STUDY)
+
+    assert (answer.horizon.clean_steps, answer.horizon.events) == (2000, 0)
+    assert answer.horizon.p_fail_bound == pytest.approx(0.95, abs=1e-3)
+
+
+def test_a_bound_that_allows_every_run_to_fail_is_said_in_words():
+    records = [rate_only(0, 4e-3), synthetic.diverged(1, params={"learning_rate": 0.1})]
+    answer = recommend_from(records, INVERTED_STUDY | {"horizon_steps": 2_000_000})
+
+    assert "HORIZON          any share of runs may fail within 2,000,000 steps" in describe(answer)
+
+
+# --- categories, and settings that were proposed twice ------------------------------------------
+
+
+def test_a_category_in_which_nothing_failed_has_the_larger_margin():
+    """As good as the other one, and stable four octaves further."""
+    records = []
+    for kind in ("epsilon", "v_prediction"):
+        for rate in [*np.geomspace(1e-3, 1.6e-2, 9), 0.03, 0.06, 0.12, 0.25]:
+            params = {"learning_rate": float(rate), "prediction_type": kind}
+            is_beyond = kind == "epsilon" and rate > 0.02
+            ahead = 0.001 * (kind == "v_prediction")
+            score = 1.0 + ahead + 0.02 * abs(math.log2(rate / 4e-3))
+            records.append(
+                synthetic.diverged(len(records), params=params)
+                if is_beyond
+                else synthetic.record(len(records), params=params, score=score, clip_rate=0.02)
+            )
+    words = {"prediction_type": {"choice": ["epsilon", "v_prediction"]}}
+    answer = recommend_from(records, {"space": RATE_ONLY | words, "trainer": ADAMW})
+
+    assert answer.params["prediction_type"] == "v_prediction"
+
+
+def test_a_setting_that_was_proposed_again_is_one_setting():
+    """The same seed says the same again: no more evidence, and no further round."""
+    choices = {"learning_rate": {"choice": [1e-3, 4e-3, 1.6e-2, 6.4e-2]}}
+    study = {"space": choices, "trainer": ADAMW, "confirm": {"seeds": 2}}
+    once = [
+        rate_only(0, 4e-3),
+        rate_only(3, 1e-3, 1.2),
+        rate_only(4, 1.6e-2, 1.4),
+        synthetic.diverged(5, params={"learning_rate": 6.4e-2}),
+    ]
+    again = [replace(once[0], trial_id=f"000{n}-0", setting=n) for n in (1, 2)]
+    again.append(replace(once[3], trial_id="0006-0", setting=6))
+
+    first, second = recommend_from(once, study), recommend_from([*once, *again], study)
+
+    assert second.edge == first.edge
+    assert second.params == first.params
+    assert {p.setting for p in planned_trials([*once, *again], study)} == {0, 7}
+
+
+# --- words that must not contradict what was seen -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "failed", "bound"), [(3, 0, 0.632), (5, 0, 0.451), (3, 2, 0.811), (0, 4, 1.0)]
+)
+def test_the_bound_of_a_number_of_failures_is_exact(clean, failed, bound):
+    """Clopper and Pearson 1934, one-sided."""
+    exact = beta.ppf(0.95, failed + 1, clean) if clean else 1.0
+
+    assert seeds_bound(clean, failed) == pytest.approx(exact, abs=1e-6)
+    assert seeds_bound(clean, failed) == pytest.approx(bound, abs=1e-3)
+
+
+def test_a_setting_that_failed_in_some_seeds_is_not_called_clean():
+    records = [rate_only(0, 4e-3), synthetic.diverged(9, params={"learning_rate": 0.05})]
+    study = {"space": RATE_ONLY, "trainer": ADAMW, "confirm": {"seeds": 5}}
+    for planned in planned_trials(records, study):
+        is_bad = planned.purpose is Purpose.CONFIRM and planned.seed in (1, 2)
+        make = synthetic.diverged if is_bad else synthetic.record
+        records.append(
+            make(planned.setting, planned.seed, params=planned.params, purpose=planned.purpose)
+        )
+    notes = " ".join(recommend_from(records, study).notes)
+
+    assert "2 seeds of 5 failed over 2000 steps" in notes
+    assert "fewer than 81% of such runs do" in notes
+    assert "clean seed" not in notes
+    assert "Too few settings" not in notes
+    assert "this setting was stable" not in notes
+
+
+def test_clipping_that_acted_in_one_seed_only_is_no_guard():
+    records = [
+        replace(rate_only(0, 4e-3), seed=seed, trial_id=f"0000-{seed}", grad_norm_median=0.05,
+                clip_rate=5e-4 * (seed == 1), params={"learning_rate": 4e-3, "max_grad_norm": 1.0})
+        for seed in range(3)
+    ]  # fmt: skip
+    study = {"space": synthetic.SPACE, "trainer": ADAMW, "seeds": 3}
+    text = describe(recommend_from(records, study))
+
+    assert "CLIPPING         no guard: it acted in 1 of 3 seeds only" in text
+    assert "Its gradients are not clipped in practice" in text
+
+
+def test_scores_of_settings_that_are_nearly_one_say_nothing_of_where_the_score_goes():
+    """A hundredth of an octave and a seed's 5% would be a factor of 131 an octave further."""
+    records = [rate_only(0, 1e-3, 1.05), rate_only(1, 1e-3 * 2**1e-5, 1.0), rate_only(2, 0.2, 9.0)]
+
+    answer = recommend_from(records, {"space": RATE_ONLY, "trainer": ADAMW})
+
+    assert answer.params["learning_rate"] < 2e-3
+
+
+def test_without_an_edge_the_region_is_not_one_of_the_recommended_clip():
+    records = [
+        synthetic.record(n, learning_rate=rate, max_grad_norm=clip, score=1.0 + n)
+        for n, (rate, clip) in enumerate([(2e-3, 1.0), (4e-3, 1.0), (0.2, 0.02)])
+    ]
+    text = describe(recommend_from(records, {"space": synthetic.SPACE, "trainer": ADAMW}))
+
+    region = "STABLE REGION    learning_rate 2e-3 .. 0.2 (where trials were stable, whatever their"
+    assert f"{region} max_grad_norm)" in text
+
+
+def test_short_trials_alone_are_not_called_unstable():
+    study = {"space": synthetic.SPACE, "trainer": ADAMW}
+    text = describe(recommend_from(synthetic.boundary(num_full=0), study))
+
+    assert "nothing: no setting was stable to the end of its training" in text
+    assert "No setting was trained to its end" in text
+    assert "No setting was stable in all its seeds" not in text
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [{"choice": [1e-3, 2e-3, 3e-3]}, {"uniform": [1e-3, 3e-3]}, {"log_uniform": [1e-3, 3e-3]}],
+    ids=["choice", "uniform", "log"],
+)
+def test_a_learning_rate_has_octaves_around_it_however_it_is_searched(rates):
+    """The best score lies beside the worst: within an octave of it."""
+    scores = {1e-3: 1.3, 2e-3: 1.0, 3e-3: 3.0}
+    records = [rate_only(n, rate, score) for n, (rate, score) in enumerate(scores.items())]
+    answer = recommend_from(records, {"space": {"learning_rate": rates}, "trainer": ADAMW})
+
+    assert answer.params["learning_rate"] == 1e-3
