@@ -20,11 +20,12 @@ NUM_ZOOMS, POINTS_PER_ZOOM, NUM_POINTS, MAX_POINTS = 4, 2048, 32768, 8192
 NEGLIGIBLE = 10.0
 """Points are left out whose log weight is this far below the largest."""
 
-NUM_ROUNDS, POINTS_PER_ROUND, WIDE = 7, 8192, 2.5
+NUM_ROUNDS, MOST_ROUNDS, POINTS_PER_ROUND, WIDE = 7, 40, 8192, 2.5
 """Every second point of a round is drawn from a distribution that is WIDE times as wide."""
 
 MIN_EFFECTIVE = 250
-"""Weights are flattened in the early rounds until this many points count."""
+"""Weights are flattened in the early rounds until this many points count, and there are more rounds
+until as many do without: the more trials, the narrower the posterior, and the longer the way."""
 
 Weigh = Callable[[Floats], Floats]
 """Log weights ``[k]`` of points ``[k, parameters]``."""
@@ -48,10 +49,12 @@ def boxed_points(weigh: Weigh, lowest: Floats, highest: Floats) -> tuple[Floats,
 def adapted_points(weigh: Weigh, centre: Floats, spread: Floats) -> tuple[Floats, Floats]:
     """Points ``[k, d]`` and weights that sum to 1, from a prior of that centre and spread."""
     mean, root = centre, np.diag(spread)
-    for _ in range(NUM_ROUNDS):
+    for number in range(MOST_ROUNDS):
         z, log_density = _wide_normal(len(centre))
         points = mean + z @ root.T
         log_weights = weigh(points) - log_density
+        if number >= NUM_ROUNDS - 1 and _effective(log_weights) >= MIN_EFFECTIVE:
+            break
         weights = _flattened(log_weights)
         mean = weights @ points
         apart = points - mean
@@ -91,15 +94,20 @@ def _wide_normal(dimensions: int) -> tuple[Floats, Floats]:
     return z, np.logaddexp(narrow, wide)
 
 
+def _effective(log_weights: Floats) -> float:
+    """How many points of equal weight would say as much (Kish 1965)."""
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
 def _flattened(log_weights: Floats) -> Floats:
     """Weights that sum to 1, to the largest power at which enough points count."""
     for power in 2.0 ** -np.arange(0, 9):
-        weights = np.exp(power * (log_weights - log_weights.max()))
-        weights = weights / weights.sum()
-        if 1 / (weights**2).sum() >= MIN_EFFECTIVE:
+        if _effective(power * log_weights) >= MIN_EFFECTIVE:
             break
-    result: Floats = weights
-    return result
+    weights: Floats = np.exp(power * (log_weights - log_weights.max()))
+    weights /= weights.sum()
+    return weights
 
 
 def _weighty(points: Floats, log_weights: Floats) -> tuple[Floats, Floats]:
