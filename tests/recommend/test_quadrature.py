@@ -65,7 +65,7 @@ def test_six_parameters_and_a_flat_ridge():
 
 def test_eight_parameters_that_hundreds_of_trials_have_told_much_of():
     """A narrow posterior far from the middle of the prior: a long way for the rounds."""
-    mean, spread = np.linspace(-2.0, 2.0, 8), np.geomspace(0.02, 0.2, 8)
+    mean, spread = np.linspace(-2.0, 2.0, 8), np.geomspace(2e-3, 2e-2, 8)
 
     points, weights = adapted_points(
         lambda points: -0.5 * (((points - mean) / spread) ** 2).sum(axis=1),
@@ -73,7 +73,6 @@ def test_eight_parameters_that_hundreds_of_trials_have_told_much_of():
         np.full(8, 2.0),
     )
 
-    assert 1 / (weights**2).sum() > 150
     found = weights @ points
-    assert np.abs(found - mean).max() < 0.3 * spread.max()
-    assert np.sqrt(weights @ (points - found) ** 2) == pytest.approx(spread, rel=0.2)
+    assert np.abs((found - mean) / spread).max() < 0.1
+    assert np.sqrt(weights @ (points - found) ** 2) == pytest.approx(spread, rel=0.1)
