@@ -26,7 +26,7 @@ from benchmarks.answer.methods import METHODS, TRIALS
 from benchmarks.answer.replay import Outcome, by_method, kept, known
 from benchmarks.answer.virtual import WORKERS
 from benchmarks.document import machine, table, write_section
-from benchmarks.truth.grids import GRIDS, Split
+from benchmarks.truth.grids import GRIDS, Split, grid_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +53,34 @@ fresh_trainings, fresh_regret = functools.cache(trainings), functools.cache(regr
 
 STEPS_TARGET, WORST_TARGET, REGRET_TARGET = 1 / 3, 0.05, 0.02
 
+TITLE = "The answer, and what it costs"
+
 Cases = dict[str, list[Case]]
 """By method."""
 
 
 def main(grids: Sequence[str], *, is_written: bool = True) -> None:
+    """A section on what is compared, one for searches for real, and one for every split: each is
+    written if there is anything of it."""
     by_grid = {grid: cases for grid in grids if (cases := cases_of(grid))}
-    text = "\n\n".join(body(by_grid))
-    if is_written:
-        write_section("answer", "The answer, and what it costs", text)
-    else:
-        print(text)
+    for name, title, paragraphs in sections(by_grid):
+        text = "\n\n".join(paragraphs)
+        if is_written:
+            write_section(name, title, text)
+        else:
+            print(f"## {title}\n\n{text}\n")
+
+
+def sections(by_grid: Mapping[str, Cases]) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Name, title and paragraphs."""
+    yield "answer", TITLE, introduction()
+    if runs := end_to_end.kept():
+        yield "answer_for_real", f"{TITLE}: for real", end_to_end.section(runs)
+    for split in Split:
+        there = {g.name: by_grid[g.name] for g in GRIDS if g.split is split and g.name in by_grid}
+        if there:
+            name = f"answer_{split.name.lower()}"
+            yield name, f"{TITLE}: {split} grids", of_split(split, there)
 
 
 def cases_of(grid: str) -> Cases:
@@ -77,7 +94,7 @@ def cases_of(grid: str) -> Cases:
     }
 
 
-def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
+def introduction() -> Iterator[str]:
     yield (
         f"`make answer`; {machine()}.\n\n"
         f"Every method searches the same space with at most {TRIALS} trials and {WORKERS} "
@@ -90,12 +107,16 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
         "both sides; where no rate is logged an octave away, the score there is interpolated. "
         "Fails: share of the grid's seeds that are labelled unstable, at the answer and at the "
         "setting nearest to twice its learning rate. Means over the repetitions, and their "
-        "range.\n\n"
+        "range."
+    )
+    yield (
         "No constant was chosen by a hold-out grid or one of other data. But they are not unseen: "
         "how small budgets are searched, the choice of the clip, and that short trials go on were "
         "changed after these had been measured, because of what the answers had missed there; and "
         "of variants that were equal on the tuning grids the one that was better on these was "
-        "kept.\n\n"
+        "kept. The unseen grids came after all of it."
+    )
+    yield (
         "Fresh: every answered setting (as the grid has it) was trained again under "
         f"{SEEDS} to {REGRET_SEEDS} seeds that no search has seen, {SEEDS} at twice its learning "
         f"rate, and as many or fewer for {LONGER} times as many steps with the schedule "
@@ -108,29 +129,27 @@ def body(by_grid: Mapping[str, Cases]) -> Iterable[str]:
         "it has two to four, flatter its best setting more (docs/decisions.md)."
     )
     yield table(["method", "settings"], [[name, entry.what] for name, entry in METHODS.items()])
-    if runs := end_to_end.kept():
-        yield end_to_end.section(runs)
-    for split in Split:
-        grids = [g.name for g in GRIDS if g.split is split and g.name in by_grid]
-        if grids:
-            yield f"**All {split} grids** ({', '.join(f'`{grid}`' for grid in grids)})."
-            pool = pooled([by_grid[grid] for grid in grids])
-            yield cases_table(pool)
-            yield from fresh_table(pool)
-            yield from targets(split, pool)
-    yield from edges.section([*by_grid])
-    for grid in GRIDS:
-        if grid.name in by_grid:
-            blackbox, oracle = known(grid.name) or (None, None)
-            assert blackbox is not None
-            assert oracle is not None
-            yield (
-                f"**`{grid.name}`**: {grid.task}; for {grid.split}; {len(blackbox.seeds)} of "
-                f"{grid.seeds} seeds, best score {oracle.best_score:.3f}, lowest possible worst "
-                f"score {oracle.best_worst:.3f}."
-            )
-            yield cases_table(by_grid[grid.name])
-            yield from fresh_table(by_grid[grid.name])
+    yield from edges.known_exactly()
+
+
+def of_split(split: Split, by_grid: Mapping[str, Cases]) -> Iterator[str]:
+    names = ", ".join(f"`{grid}`" for grid in by_grid)
+    yield f"{machine()}. All of {names}:"
+    pool = pooled(by_grid.values())
+    yield cases_table(pool)
+    yield from fresh_table(pool)
+    yield from targets(split, pool)
+    yield from edges.against_grids([*by_grid])
+    for name, cases in by_grid.items():
+        grid, (blackbox, oracle) = grid_named(name), known(name) or (None, None)
+        assert blackbox is not None
+        assert oracle is not None
+        yield (
+            f"**`{name}`**: {grid.task}; {len(blackbox.seeds)} of {grid.seeds} seeds, best score "
+            f"{oracle.best_score:.3f}, lowest possible worst score {oracle.best_worst:.3f}."
+        )
+        yield cases_table(cases)
+        yield from fresh_table(cases)
 
 
 def pooled(groups: Iterable[Cases]) -> Cases:

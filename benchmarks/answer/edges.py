@@ -20,8 +20,8 @@ LINEAR_TARGET, GRID_TARGET = 0.05, 0.5
 MOMENTA = (0.0, 0.5, 0.9)
 
 
-def section(grids: list[str]) -> Iterator[str]:
-    """The paragraphs on the edge."""
+def against_grids(grids: list[str]) -> Iterator[str]:
+    """The edge that searches find, against that of the whole grid."""
     yield (
         "**The edge.** The grid's: between the highest logged rate at which fewer than half of "
         "the trials, trained to their end, are called unstable by the rules, and the next one; "
@@ -34,6 +34,10 @@ def section(grids: list[str]) -> Iterator[str]:
     rows = [row for grid in grids for row in grid_rows(grid)]
     header = ["grid", "method", "searches", "octaves off", "9 in 10 within", "by labels", "cost"]
     yield table(header, rows)
+
+
+def known_exactly() -> Iterator[str]:
+    """The edge of a trainer that is simple enough to compute it."""
     yield (
         "**An edge that is known exactly**: full-batch descent with momentum on a linear denoiser "
         "of the digits (`benchmarks/answer/linear.py`), lr_max = 2 (1 + beta) / lambda_max, 14.9 "

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.answer.methods import STRATEGIES, TRIALS
 from benchmarks.answer.replay import FOLDER
 from benchmarks.answer.virtual import WORKERS
-from benchmarks.document import table
+from benchmarks.document import machine, table
 from stabsearch.spec import LogUniform
 from stabsearch.spec_file import load_study
 
@@ -62,7 +62,7 @@ def kept(folder: Path = FOLDER) -> list[Run]:
     return [Run(**line) for line in json.loads(path.read_text())] if path.exists() else []
 
 
-def section(runs: Sequence[Run]) -> str:
+def section(runs: Sequence[Run]) -> Iterator[str]:
     """Of the document."""
     rows = [
         [
@@ -77,12 +77,12 @@ def section(runs: Sequence[Run]) -> str:
         for r in runs
     ]
     header = ["method", "seed", "wall", "steps", "full trials", "learning_rate", "max_grad_norm"]
-    return (
-        f"**For real** (`python -m benchmarks.answer --kept --end-to-end N`): `{STUDY.name}`, "
-        f"at most {TRIALS} trials, {WORKERS} workers, from the start of the process to its exit. "
-        "Ray Tune with its defaults: one report per evaluation, a worker process per trial.\n\n"
-        + table(header, rows)
+    yield (
+        f"`python -m benchmarks.answer --kept --end-to-end N`; {machine()}: `{STUDY.name}`, at "
+        f"most {TRIALS} trials, {WORKERS} workers, from the start of the process to its exit. "
+        "Ray Tune with its defaults: one report per evaluation, a worker process per trial."
     )
+    yield table(header, rows)
 
 
 def run_ours_confirmed(seed: int) -> Run:
