@@ -22,7 +22,7 @@ Line = tuple[str, str]
 MAX_STABILISERS = 5
 
 SAYS_NOTHING = 0.999
-"""A bound from here on."""
+"""What a bound does from here on."""
 
 
 def answer_lines(answer: Recommendation) -> Iterator[Line]:

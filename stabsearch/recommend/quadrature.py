@@ -24,8 +24,9 @@ NUM_ROUNDS, MOST_ROUNDS, POINTS_PER_ROUND, WIDE = 7, 40, 8192, 2.5
 """Every second point of a round is drawn from a distribution that is WIDE times as wide."""
 
 MIN_EFFECTIVE = 250
-"""Weights are flattened in the early rounds until this many points count, and there are more rounds
-until as many do without: the more trials, the narrower the posterior, and the longer the way."""
+"""Weights are flattened in the early rounds until this many points count, and there are more
+rounds until as many do without: the more trials, the narrower the posterior, and the longer the
+way."""
 
 Weigh = Callable[[Floats], Floats]
 """Log weights ``[k]`` of points ``[k, parameters]``."""

@@ -117,7 +117,8 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         """
         everything: list[TrialRecord | LiveTrial] = [*finished, *failed, *unfinished]
         done = {record.trial_id for record in finished}
-        behind = left_behind([*finished, *(_as_if_ended(trial) for trial in unfinished)])
+        proposed = [*finished, *failed, *(_as_if_ended(trial) for trial in unfinished)]
+        behind = left_behind(proposed)
         started = {trial.trial_id: trial for trial in unfinished}
         # A confirmation adds seeds to a setting of the search, whose own purpose counts; of
         # replicates that go on some may not have begun to.
