@@ -419,10 +419,18 @@ class Boundary:
         return next((r for r in rates if all(abs(r - t) > ANSWERED for t in taken)), None)
 
     def _beside(self, rate: float, failed: Sequence[float]) -> float:
-        """The same rate, or a hardly lower one where a trial failed for the machine's sake."""
-        while any(abs(rate - other) < self._near / 2 for other in failed):
-            rate -= self._near
-        return max(rate, self._low)
+        """The same rate, or where a trial failed for the machine's sake one beside it, a lower one
+        first."""
+        beside = (rate + k * self._near for k in (0, -1, 1, -2, 2, -3, 3))
+        return next(
+            (
+                r
+                for r in beside
+                if self._low <= r <= self._high
+                and all(abs(r - other) > self._near / 2 for other in failed)
+            ),
+            rate,
+        )
 
     # --- beyond the lines -------------------------------------------------------------------
 
