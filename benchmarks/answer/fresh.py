@@ -53,7 +53,7 @@ LONGER_SECONDS = 60.0
 take more."""
 FRESH_ID = "fresh"
 
-NEAR_BEST, MOST_NEAR_BEST = 0.05, 8
+NEAR_BEST, MOST_NEAR_BEST = 0.08, 14
 """Settings of a grid whose score is at most this share above the best one's may be the best; at
 most so many of them are trained again."""
 CONTENDING = 0.03
