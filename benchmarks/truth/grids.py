@@ -410,7 +410,7 @@ GRIDS: tuple[Grid, ...] = (
             lr_schedule="cosine",
         ),
         learning_rates=staggered(PATCHES_ADAMW, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=3,
+        seeds=2,
     ),
     Grid(
         name="glyphs_nadam",
@@ -418,7 +418,7 @@ GRIDS: tuple[Grid, ...] = (
         task="epsilon, NAdam, constant, MLP of width 96, glyphs",
         trainer=trainer(**MLP, data=GLYPHS, model={"width": 96}, optimizer="NAdam"),
         learning_rates=staggered(PATCHES_ADAMW, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=3,
+        seeds=2,
     ),
     Grid(
         name="glyphs_min_snr",
@@ -435,7 +435,7 @@ GRIDS: tuple[Grid, ...] = (
             lr_schedule="linear",
         ),
         learning_rates=staggered(PATCHES_ADAMW, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=3,
+        seeds=2,
     ),
     Grid(
         name="glyphs_sgd",
@@ -443,7 +443,7 @@ GRIDS: tuple[Grid, ...] = (
         task="epsilon, SGD with momentum 0.9, linear decay, MLP of width 64, glyphs",
         trainer=trainer(**MLP, data=GLYPHS, optimizer="sgd", lr_schedule="linear"),
         learning_rates=staggered(SGD, {None: 1, 1.0: 1, 0.1: 6}),
-        seeds=3,
+        seeds=2,
     ),
     short_grid(
         "glyphs_dit",
