@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from benchmarks.answer import edges, end_to_end
 from benchmarks.answer.blackbox import Oracle, Setting
 from benchmarks.answer.fresh import (
+    CONTENDING,
     LONGER,
     MOST_NEAR_BEST,
     NEAR_BEST,
@@ -18,7 +19,9 @@ from benchmarks.answer.fresh import (
     SEEDS,
     Kind,
     Regret,
+    contenders,
     failure_rate,
+    near_best,
     regret,
     trainings,
 )
@@ -54,6 +57,8 @@ fresh_trainings, fresh_regret = functools.cache(trainings), functools.cache(regr
 STEPS_TARGET, WORST_TARGET, REGRET_TARGET = 1 / 3, 0.05, 0.02
 
 TITLE = "The answer, and what it costs"
+OURS = next(reversed([name for name, entry in METHODS.items() if entry.is_ours]))
+"""What peers are held against."""
 
 Cases = dict[str, list[Case]]
 """By method."""
@@ -81,6 +86,9 @@ def sections(by_grid: Mapping[str, Cases]) -> Iterator[tuple[str, str, Iterable[
         if there:
             name = f"answer_{split.name.lower()}"
             yield name, f"{TITLE}: {split} grids", of_split(split, there)
+    rows = [row for grid, cases in by_grid.items() if (row := regret_row(grid, cases))]
+    if rows:
+        yield "answer_regret", f"{TITLE}: regret by grid", regret_by_grid(rows)
 
 
 def cases_of(grid: str) -> Cases:
@@ -152,6 +160,45 @@ def of_split(split: Split, by_grid: Mapping[str, Cases]) -> Iterator[str]:
         )
         yield cases_table(cases)
         yield from fresh_table(cases)
+
+
+def regret_by_grid(rows: list[list[str]]) -> Iterator[str]:
+    """What the pooled regret is made of."""
+    yield (
+        f"{machine()}. Of `{OURS}`, where its answers were trained under fresh seeds; the bounds "
+        "are explained in the first of these sections. May be best: settings whose score, by the "
+        f"grid's own seeds, is at most {NEAR_BEST:.0%} above its best; still: of those the ones "
+        f"within {CONTENDING:.0%} of the best by their first {SEEDS} fresh seeds, which all got "
+        "the number of seeds that is given."
+    )
+    header = [
+        "grid", "for", "may be best", "still", "fresh seeds", "searches", "at least", "at most",
+        "by the grid's own seeds",
+    ]  # fmt: skip
+    yield table(header, rows)
+
+
+def regret_row(grid: str, cases: Cases) -> list[str] | None:
+    """None where nothing is known."""
+    mine = cases.get(OURS, [])
+    regrets = fresh_regrets(mine)
+    if not regrets:
+        return None
+    low, high = mean_regret(regrets)
+    own = [case.oracle.regret(case.outcome.answer) for case in mine if case.outcome.answer]
+    left = contenders(grid)
+    seeds = min(len(fresh_trainings(grid, setting, Kind.SAME)) for setting in left)
+    return [
+        f"`{grid}`",
+        str(grid_named(grid).split),
+        str(len(near_best(grid))),
+        str(len(left)),
+        str(seeds),
+        f"{len(regrets)} of {len(mine)}",
+        f"{low:.1%}",
+        f"{high:.1%}",
+        f"{statistics.fmean(own):.1%}",
+    ]
 
 
 def pooled(groups: Iterable[Cases]) -> Cases:
