@@ -140,7 +140,7 @@ def test_with_adam_what_is_known_of_the_best_rate_at_one_clip_holds_at_others():
 
 
 def test_without_stop_when_other_clips_and_the_inside_are_explored():
-    spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=60)
+    spec = study({"learning_rate": RATE, "max_grad_norm": CLIP}, stop_when=None, trials=44)
     records = search(spec, World(edge_moves_with_clip=0.3))
 
     clips = {r.params["max_grad_norm"] for r in records if r.purpose is Purpose.PROBE}
@@ -483,7 +483,7 @@ def test_full_trials_that_never_learn_do_not_send_the_next_one_lower():
 def test_other_lines_are_searched_before_free_proposals_begin():
     """Shortly: a full trial there comes with the free ones."""
     space = {"learning_rate": RATE, "max_grad_norm": {"choice": [0.1, 1.0, None]}}
-    spec = study(space, stop_when=None, trials=60)
+    spec = study(space, stop_when=None, trials=28)
     records = search(spec, World(edge_moves_with_clip=-0.2))
 
     main = next(r for r in records if r.purpose is Purpose.SEARCH).params["max_grad_norm"]
