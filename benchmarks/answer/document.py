@@ -261,9 +261,14 @@ def fresh_regrets(cases: Sequence[Case]) -> list[Regret]:
 
 
 def between(regrets: Sequence[Regret]) -> str:
-    """Means of both bounds, and of how many searches."""
-    low, high = mean_regret(regrets)
-    return f"{low:.1%} to {high:.1%} of {len(regrets)}"
+    """Means of both bounds, and of how many searches; answers of which a seed died apart."""
+    alive = [regret for regret in regrets if math.isfinite(regret.at_most)]
+    died = len(regrets) - len(alive)
+    text = f"{died} died" if died else ""
+    if alive:
+        low, high = mean_regret(alive)
+        text = f"{low:.1%} to {high:.1%} of {len(alive)}" + (f"; {text}" if text else "")
+    return text
 
 
 def mean_regret(regrets: Sequence[Regret]) -> tuple[float, float]:

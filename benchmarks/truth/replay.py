@@ -97,6 +97,8 @@ def load(grid: Grid, storage: Path = STORAGE) -> list[StoredTrial]:
     store = StudyStore(grid.study(storage).path)
     courses: list[Course] = []
     stored: dict[str, tuple[TrialFacts, tuple[Report, ...]]] = {}
+    if not store.path.exists():
+        return []
     there = {record.trial_id for record in store.finished_records()}
     for seed in range(grid.seeds):
         jobs = list(grid.jobs(seed))
