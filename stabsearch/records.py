@@ -520,6 +520,11 @@ class TrialRecord:
     compare there."""
 
     @property
+    def has_result(self) -> bool:
+        """Whether it ended for what it did: it does not run, and no machine failed it."""
+        return self.outcome not in (Outcome.RUNNING, Outcome.FAILED)
+
+    @property
     def is_stable(self) -> bool:
         """Trained its whole budget and nothing worse than a warning was said."""
         return self.outcome is Outcome.COMPLETED and self.severity < Severity.PENALISE

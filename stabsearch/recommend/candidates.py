@@ -54,8 +54,6 @@ class Candidate:
     p_doubled: float | None
     """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
     margin: float | None
-    margin_at_least: float
-    """The same; without an edge, octaves up to the highest rate that was stable."""
     num_unstable: int
     """Seeds of it that failed: not 0 for one that is not sound."""
     is_guarded: bool
@@ -78,6 +76,15 @@ class Candidate:
         """Of the search's own trials: those that confirmed it would give it more chances."""
         own = [trial for trial in self.trials if trial.purpose.is_search]
         return min(own or self.trials, key=lambda trial: trial.score or math.inf)
+
+    @property
+    def margin_at_least(self) -> float:
+        """The margin; without an edge, octaves up to the highest rate that was stable."""
+        if self.margin is not None:
+            return self.margin
+        own = learning_rate_of(self.params)
+        sound = (learning_rate_of(r.params) for r in self.landscape.records if r.ending.is_sound)
+        return max((math.log2(rate / own) for rate in sound if rate > own), default=0.0)
 
     @property
     def is_safe(self) -> bool:
@@ -121,7 +128,6 @@ def candidates_of(
                 score_around=_score_around(params, kept, landscape),
                 p_doubled=landscape.p_beyond(params),
                 margin=landscape.margin(params),
-                margin_at_least=_margin_at_least(params, landscape),
                 num_unstable=sum(landscape.is_unstable(t) for t in trials),
                 is_guarded=all(is_guarded(t, norm_threshold(study, t.params)) for t in stable),
                 is_sound=is_sound,
@@ -163,15 +169,6 @@ def _beyond(found: Mapping[float, float], octaves: float) -> Iterator[float]:
             nearest = min(others, key=abs)
             rise = (own / found[nearest]) ** (octaves / abs(nearest))
             yield own * rise
-
-
-def _margin_at_least(params: Params, landscape: Landscape) -> float:
-    margin = landscape.margin(params)
-    if margin is not None:
-        return margin
-    own = learning_rate_of(params)
-    sound = (learning_rate_of(r.params) for r in landscape.records if r.ending.is_sound)
-    return max((math.log2(rate / own) for rate in sound if rate > own), default=0.0)
 
 
 def first_choice(candidates: Sequence[Candidate]) -> Candidate:
@@ -227,7 +224,7 @@ def _is_scored(trial: TrialRecord) -> bool:
 
 
 def _is_sound(trials: Sequence[TrialRecord], landscape: Landscape) -> bool:
-    ended = [t for t in trials if t.outcome not in (Outcome.RUNNING, Outcome.FAILED)]
+    ended = [t for t in trials if t.has_result]
     is_unstable = any(landscape.is_unstable(trial) for trial in trials)
     return bool(ended) and not is_unstable and all(_is_scored(trial) for trial in ended)
 

@@ -17,7 +17,7 @@ from stabsearch.recommend.candidates import (
 from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.rounds import MAX_ROUNDS, Round, asked_of, round_of, rounds_of
 from stabsearch.recommend.space import SearchSpace, search_space
-from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
+from stabsearch.records import ParamValue, Purpose, TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +89,7 @@ def merged(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     kept: dict[tuple[int, int], TrialRecord] = {}
     others = []
     for record in sorted(records, key=lambda each: each.setting):
-        if record.purpose in OWN_PURPOSES and record.outcome not in (
-            Outcome.RUNNING,
-            Outcome.FAILED,
-        ):
+        if record.purpose in OWN_PURPOSES and record.has_result:
             setting = first.setdefault(tuple(sorted(record.params.items())), record.setting)
             kept.setdefault((setting, record.seed), replace(record, setting=setting))
         else:

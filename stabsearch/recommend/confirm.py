@@ -73,6 +73,8 @@ def confirmation_of(choice: Choice, study: Mapping[str, Any]) -> Confirmation | 
 def seeds_bound(num_clean: int, num_failed: int = 0) -> float:
     """95% upper bound of P(fail) after so many runs without a failure, and so many with one
     (Clopper and Pearson 1934)."""
+    if not num_failed:
+        return float(1 - CONFIDENCE_LEFT ** (1 / num_clean))
     runs = num_clean + num_failed
 
     def p_as_few(p: float) -> float:
@@ -80,8 +82,6 @@ def seeds_bound(num_clean: int, num_failed: int = 0) -> float:
             math.comb(runs, k) * p**k * (1 - p) ** (runs - k) for k in range(num_failed + 1)
         )
 
-    if not num_failed:
-        return float(1 - CONFIDENCE_LEFT ** (1 / num_clean))
     low, high = num_failed / runs, 1.0
     for _ in range(40):
         middle = (low + high) / 2

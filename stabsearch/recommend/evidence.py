@@ -80,7 +80,7 @@ def never_learned(record: TrialRecord) -> bool:
     return (
         record.symptom == Symptom.NOT_LEARNING
         and record.severity >= Severity.PENALISE
-        and record.outcome not in (Outcome.RUNNING, Outcome.FAILED)
+        and record.has_result
     )
 
 

@@ -17,13 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from stabsearch.recommend.candidates import Candidate
-from stabsearch.recommend.edge_process import EdgeProcess
+from stabsearch.recommend.edge_process import SAME_OCTAVES
 from stabsearch.recommend.evidence import never_learned
-from stabsearch.records import Horizon, Outcome, TrialRecord
+from stabsearch.records import Horizon, TrialRecord
 
 CONFIDENCE = 0.95
-
-SAME_OCTAVES = 1e-6
 
 
 def horizon_of(pick: Candidate, study: Mapping[str, Any]) -> Horizon | None:
@@ -35,9 +33,7 @@ def horizon_of(pick: Candidate, study: Mapping[str, Any]) -> Horizon | None:
     lower = [
         record
         for record in pick.landscape.records
-        if not isinstance(pick.landscape.edge, EdgeProcess)
-        and record not in counted
-        and _above(pick, record) < 0
+        if pick.landscape.fails_by_rate and record not in counted and _above(pick, record) < 0
     ]
     clean = sum(_clean_steps(record, pick) for record in counted)
     events = sum(pick.landscape.is_unstable(record) for record in (*counted, *lower))
@@ -52,11 +48,11 @@ def horizon_of(pick: Candidate, study: Mapping[str, Any]) -> Horizon | None:
 def counted_trials(pick: Candidate) -> list[TrialRecord]:
     """Trials whose hazard is no lower than that of the setting, on the safe side of the edge."""
     margin = math.inf if pick.margin is None else pick.margin
-    is_by_rate = pick.is_guarded and not isinstance(pick.landscape.edge, EdgeProcess)
+    is_by_rate = pick.is_guarded and pick.landscape.fails_by_rate
     return [
         record
         for record in pick.landscape.records
-        if record.outcome not in (Outcome.RUNNING, Outcome.FAILED)
+        if record.has_result
         and (pick.landscape.is_unstable(record) or not never_learned(record))
         and (
             record.setting == pick.setting

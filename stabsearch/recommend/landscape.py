@@ -54,6 +54,11 @@ class Landscape:
         """The trial's own verdict, or that of its neighbours: see ``unstable_trials``."""
         return record.trial_id in self.unstable
 
+    @property
+    def fails_by_rate(self) -> bool:
+        """Whether failure grows with the learning rate, as far as is known."""
+        return not isinstance(self.edge, EdgeProcess)
+
     def middle(self) -> Params:
         """The setting in the middle of the searched space, with the landscape's categories."""
         params = dict(self.records[0].params)

@@ -137,7 +137,7 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
         (record, landscape.is_unstable(record))
         for landscape in landscapes.values()
         for record in landscape.records
-        if record.outcome not in (Outcome.RUNNING, Outcome.FAILED)
+        if record.has_result
     ]
     if not ended:
         return []

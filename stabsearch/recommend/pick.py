@@ -44,7 +44,7 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     """The answer that follows from some trials of the resolved ``study``."""
     choice = choice_of(records, study)
     pick, tuners = choice.pick, _tuners_choice(records)
-    ended = [r for r in records if r.outcome not in (Outcome.RUNNING, Outcome.FAILED)]
+    ended = [r for r in records if r.has_result]
     unstable = [r.trial_id for r in records if choice.is_unstable(r)]
     notes = notes_on_study(choice.space, choice.landscapes, choice.candidates)
     answer: dict[str, Any] = {"params": None, "trial_id": None, "num_seeds": choice.num_seeds}

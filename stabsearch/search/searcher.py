@@ -225,8 +225,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         """For a number that no file knows. That a short trial is to go on is no setting's number,
         and is decided again when the study runs."""
         proposal = self._decide(later)
-        is_setting = isinstance(proposal, Proposal) and proposal.goes_on is None
-        return proposal if isinstance(proposal, Proposal) and is_setting else None
+        return None if isinstance(proposal, Pause) or proposal.goes_on is not None else proposal
 
     def _proposal_of(self, trial: TrialRecord | LiveTrial) -> Proposal:
         """What a trial on file was proposed as."""

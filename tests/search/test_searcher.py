@@ -304,7 +304,8 @@ def test_optuna_is_told_once_more(going_on):
     assert {t.user_attrs["setting"] for t in going_on._study.trials} == {0}
 
 
-def test_a_study_killed_before_a_second_seed_went_on_lets_it_go_on(tmp_path):
+def with_two_short_seeds(tmp_path):
+    """A searcher whose only setting has two short trials that have ended."""
     searcher = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
     searcher._strategy = Scripted(
         [Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF)]
@@ -312,6 +313,11 @@ def test_a_study_killed_before_a_second_seed_went_on_lets_it_go_on(tmp_path):
     searcher._make_config = lambda live: {"trial_id": live.trial_id}
     for k in range(2):
         train_next(searcher, f"ray-{k}", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    return searcher
+
+
+def test_a_study_killed_before_a_second_seed_went_on_lets_it_go_on(tmp_path):
+    searcher = with_two_short_seeds(tmp_path)
     ledger = searcher.ledger
     first = searcher._trial(0, 0, Proposal(params={"learning_rate": 1e-3}))
     ledger.go_on(first)
@@ -344,13 +350,7 @@ def short_record(number, seed=0, **changes):
 
 def test_a_second_seed_goes_on_though_the_first_has_ended(tmp_path):
     """Killed between the two: nothing is unfinished, and one of them is still a short trial."""
-    searcher = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
-    searcher._strategy = Scripted(
-        [Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF)]
-    )
-    searcher._make_config = lambda live: {"trial_id": live.trial_id}
-    for k in range(2):
-        train_next(searcher, f"ray-{k}", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    searcher = with_two_short_seeds(tmp_path)
     searcher.ledger.go_on(searcher._trial(0, 0, Proposal(params={"learning_rate": 1e-3})))
     searcher.ledger.begin("0000-0")
     searcher.ledger.end("0000-0", Outcome.COMPLETED)
