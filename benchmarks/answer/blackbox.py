@@ -10,7 +10,6 @@ setting is worth in the end (``Oracle``) is known from all of its seeds.
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +86,10 @@ class Blackbox:
         rates = [rate for rates in self._rates.values() for rate in rates]
         return min(rates), max(rates)
 
+    def num_rates(self, clip_index: int) -> int:
+        """Logged at a clip."""
+        return len(self._rates[clip_index])
+
     def snap(self, learning_rate: float, clip: Clip) -> Setting:
         """The logged setting that stands for this one."""
         index = self.clips.index(clip)
@@ -106,18 +109,17 @@ class Blackbox:
 class SeedDraw:
     """The grid's seed for every trial of one search.
 
-    The n-th setting of every method gets the same draw of a repetition; replicates of a setting
-    get the seeds that follow.
+    All settings of a search are trained with the same, as those of a study are: what differs
+    between two of them is then less the luck of their seeds. Repetitions take turns at the seeds;
+    replicates of a setting get the ones that follow.
     """
 
     def __init__(self, seeds: Sequence[int], repetition: int) -> None:
         self._seeds = seeds
         self._repetition = repetition
 
-    def of(self, number: int, replicate: int = 0) -> int:
-        # A string: Random takes no tuple, and hash() differs between processes.
-        first = random.Random(f"{self._repetition} {number}").randrange(len(self._seeds))
-        return self._seeds[(first + replicate) % len(self._seeds)]
+    def of(self, replicate: int = 0) -> int:
+        return self._seeds[(self._repetition + replicate) % len(self._seeds)]
 
 
 class Oracle:

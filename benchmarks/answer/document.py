@@ -107,8 +107,9 @@ def introduction() -> Iterator[str]:
         f"`make answer`; {machine()}.\n\n"
         f"Every method searches the same space with at most {TRIALS} trials and {WORKERS} "
         "workers, by replay: a trial is the stored one of the nearest logged learning rate at "
-        "its clip (`benchmarks/truth`), with one of the grid's seeds, drawn anew for every "
-        "setting (a study trains all with the same, so its comparisons are less noisy). Steps are "
+        "its clip (`benchmarks/truth`), with one of the grid's seeds: as in a study, the same for "
+        "every setting of a search. Repetitions take turns at the seeds; what else differs "
+        "between them is the method's own randomness, of which `boundary` has little. Steps are "
         "in units of a trial that trains to its end. Regret: the mean score of the answered "
         "setting (over the grid's seeds, a dead trial counting as the best constant) above the "
         "best setting's; beside it the same of the held-out loss. Worst: the worst mean score "
@@ -136,7 +137,7 @@ def introduction() -> Iterator[str]:
         f"({MOST_NEAR_BEST} at most) or the answer itself. At most: above their lowest mean, "
         "which is lower than that setting's expectation by the luck of its seeds. At least: above "
         "the setting that all seeds but one choose, on that one. The grid's own seeds, of which "
-        "it has two to four, flatter its best setting more (docs/decisions.md)."
+        "it has two to ten, flatter its best setting more (docs/decisions.md)."
     )
     yield table(["method", "settings"], [[name, entry.what] for name, entry in METHODS.items()])
     yield from edges.known_exactly()
@@ -211,8 +212,7 @@ def pooled(groups: Iterable[Cases]) -> Cases:
 
 
 def cases_table(cases: Cases) -> str:
-    ours = [method for method in cases if METHODS[method].is_ours]
-    reference = mean_steps(cases[ours[-1]]) if ours else math.nan
+    reference = mean_steps(cases[OURS]) if OURS in cases else math.nan
     header = [
         "method", "searches", "steps", "of ours", "time", "regret", "of the loss", "worst",
         "fails", "fails at 2x", "no answer",
@@ -281,21 +281,19 @@ def mean_regret(regrets: Sequence[Regret]) -> tuple[float, float]:
 
 def targets(split: Split, cases: Cases) -> Iterator[str]:
     """What was aimed at, and what came out."""
-    ours = [method for method in cases if METHODS[method].is_ours]
-    if not ours:
+    if OURS not in cases:
         return
-    name = ours[-1]
-    mine = [case for case in cases[name] if case.outcome.answer is not None]
+    mine = [case for case in cases[OURS] if case.outcome.answer is not None]
     answered = [(case.oracle, case.outcome.answer) for case in mine if case.outcome.answer]
     worst = [oracle.worst_regret(answer) for oracle, answer in answered]
     own = [oracle.regret(answer) for oracle, answer in answered]
     loss = statistics.fmean(oracle.loss_regret(answer) for oracle, answer in answered)
     doubled = measured(mine, Kind.DOUBLED)
-    yield f"**Targets, {split} grids, `{name}`.**"
+    yield f"**Targets, {split} grids, `{OURS}`.**"
     yield table(
         ["target", "measured", "met"],
         [
-            steps_target(name, cases),
+            steps_target(cases),
             [
                 "no failure at twice the learning rate",
                 f"{sum(rate > 0 for rate in doubled)} of {len(doubled)} searches whose answer "
@@ -334,10 +332,10 @@ def fresh_regret_target(cases: Sequence[Case]) -> list[str]:
     return [target, f"{low:.1%} to {high:.1%} on average, of {len(regrets)} searches", said]
 
 
-def steps_target(name: str, cases: Cases) -> list[str]:
+def steps_target(cases: Cases) -> list[str]:
     """Against the cheapest peer whose answers fail no more often than ours."""
     target = "at most 1/3 of the steps of the cheapest peer with the same failure rate"
-    mine = measured(cases[name], Kind.SAME)
+    mine = measured(cases[OURS], Kind.SAME)
     if not mine:
         return [target, "no answer was trained again", "not measured"]
     peers = {
@@ -350,11 +348,11 @@ def steps_target(name: str, cases: Cases) -> list[str]:
     if not peers:
         return [target, "every peer's answers fail more often", met(True)]
     cheapest = min(peers, key=lambda peer: peers[peer])
-    share = mean_steps(cases[name]) / peers[cheapest]
+    steps = mean_steps(cases[OURS])
+    share = steps / peers[cheapest]
     return [
         target,
-        f"{share:.2f} of those of {cheapest} ({mean_steps(cases[name]):.1f} against "
-        f"{peers[cheapest]:.1f})",
+        f"{share:.2f} of those of {cheapest} ({steps:.1f} against {peers[cheapest]:.1f})",
         met(share <= STEPS_TARGET),
     ]
 

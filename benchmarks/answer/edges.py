@@ -7,11 +7,12 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from benchmarks.answer import linear
 from benchmarks.answer.blackbox import Setting, setting_of
 from benchmarks.answer.methods import METHODS
-from benchmarks.answer.replay import by_method, kept, known
+from benchmarks.answer.replay import Outcome, by_method, kept, known
 from benchmarks.document import table
 from benchmarks.truth.grids import grid_named
 from benchmarks.truth.replay import load, replay_trial
@@ -29,12 +30,15 @@ def against_grids(grids: list[str]) -> Iterator[str]:
         "Octaves between it and the lr50 of "
         "a search: median and 90% quantile over the searches; beside it the median against the "
         "edge of the labels, which call a run that lost some progress and lived degraded, not "
-        "unstable. Cost: of the whole search, its full trainings included. Target: "
+        "unstable. Inside: searches whose 90% interval reaches the grid's edge, and that of the "
+        "labels. Cost: of the whole search, its full trainings included. Target: "
         f"{GRID_TARGET} octave at a tenth of the cost."
     )
-    rows = [row for grid in grids for row in grid_rows(grid)]
-    header = ["grid", "method", "searches", "octaves off", "9 in 10 within", "by labels"]
-    yield table([*header, "cost of that clip's rates", "of the whole grid"], rows)
+    header = [
+        "grid", "method", "searches", "octaves off", "9 in 10 within", "by labels", "inside",
+        "cost of that clip's rates", "of the whole grid",
+    ]  # fmt: skip
+    yield table(header, [row for grid in grids for row in grid_rows(grid)])
 
 
 def known_exactly() -> Iterator[str]:
@@ -70,33 +74,56 @@ def grid_rows(name: str) -> Iterator[list[str]]:
     for method, outcomes in by_method(kept(name)).items():
         if not METHODS[method].is_ours:
             continue
-        off: list[float] = []
-        by_labels: list[float] = []
-        costs: list[float] = []
-        spent: list[float] = []
-        for outcome in outcomes:
-            if outcome.answer is None or outcome.edge is None:
-                continue
-            clip_index = outcome.answer.clip_index
-            own, labelled = (grid_edge(u, clip_index) for u in (verdicts, oracle.failures))
-            if own is None or labelled is None:
-                continue
-            off.append(abs(math.log2(outcome.edge / own)))
-            by_labels.append(abs(math.log2(outcome.edge / labelled)))
-            rates = [s for s in blackbox.settings() if s.clip_index == clip_index]
-            costs.append(outcome.full_trials / len(rates))
-            spent.append(outcome.full_trials)
-        if off:
-            yield [
-                f"`{name}`",
-                method,
-                str(len(off)),
-                f"{statistics.median(off):.2f}",
-                f"{sorted(off)[math.ceil(0.9 * len(off)) - 1]:.2f}",
-                f"{statistics.median(by_labels):.2f}",
-                f"{statistics.fmean(costs):.2f}",
-                f"{statistics.fmean(spent) / len(blackbox.settings()):.2f}",
-            ]
+        compared = [
+            (outcome, rules, labels)
+            for outcome in outcomes
+            if (rules := compare(outcome, verdicts))
+            and (labels := compare(outcome, oracle.failures))
+        ]
+        if not compared:
+            continue
+        searches, by_rules, by_labels = zip(*compared, strict=True)
+        off = sorted(each.octaves for each in by_rules)
+        spent = statistics.fmean(outcome.full_trials for outcome in searches)
+        on_clip = statistics.fmean(
+            outcome.full_trials / blackbox.num_rates(outcome.answer.clip_index)
+            for outcome in searches
+        )
+        yield [
+            f"`{name}`",
+            method,
+            str(len(off)),
+            f"{statistics.median(off):.2f}",
+            f"{off[math.ceil(0.9 * len(off)) - 1]:.2f}",
+            f"{statistics.median(each.octaves for each in by_labels):.2f}",
+            ", ".join(str(sum(each.is_inside for each in them)) for them in (by_rules, by_labels)),
+            f"{on_clip:.2f}",
+            f"{spent / len(blackbox.settings()):.2f}",
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The edge that a search found, and the grid's."""
+
+    octaves: float
+    """Between them."""
+    is_inside: bool
+    """Whether the search's interval reaches the two rates that the grid's lies between."""
+
+
+def compare(outcome: Outcome, unstable: Mapping[Setting, float]) -> Comparison | None:
+    """None if the search, or the grid at that clip, has no edge."""
+    if outcome.answer is None or outcome.edge is None or outcome.edge_interval is None:
+        return None
+    bracket = grid_bracket(unstable, outcome.answer.clip_index)
+    if bracket is None:
+        return None
+    low, high = outcome.edge_interval
+    return Comparison(
+        octaves=abs(math.log2(outcome.edge / math.sqrt(math.prod(bracket)))),
+        is_inside=low <= bracket[1] and bracket[0] <= high,
+    )
 
 
 @functools.cache
@@ -111,12 +138,13 @@ def unstable_by_rules(name: str) -> dict[Setting, float]:
     return {setting: statistics.fmean(them) for setting, them in called.items()}
 
 
-def grid_edge(unstable: Mapping[Setting, float], clip_index: int) -> float | None:
-    """Where half of the trials are unstable, on the logged rates of a clip; None if nowhere."""
+def grid_bracket(unstable: Mapping[Setting, float], clip_index: int) -> tuple[float, float] | None:
+    """The logged rates of a clip between which half of the trials become unstable; None if
+    nowhere."""
     there = sorted(
         (s for s in unstable if s.clip_index == clip_index), key=lambda s: s.learning_rate
     )
     for below, above in itertools.pairwise(there):
         if unstable[below] < 0.5 <= unstable[above]:
-            return math.sqrt(below.learning_rate * above.learning_rate)
+            return below.learning_rate, above.learning_rate
     return None

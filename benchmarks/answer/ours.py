@@ -22,7 +22,7 @@ from benchmarks.answer.blackbox import Blackbox, Course
 from benchmarks.answer.virtual import WORKERS, NoTrial, Proposal
 from benchmarks.truth.grids import Clip
 from stabsearch.recommend.pick import recommend
-from stabsearch.records import Recommendation, Report, TrialFacts
+from stabsearch.records import Edge, Recommendation, Report, TrialFacts
 from stabsearch.results.frames import load
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger
@@ -178,6 +178,11 @@ class Stabsearch:
         assert isinstance(rate, float)
         assert clip is None or isinstance(clip, float)
         return rate, clip
+
+    @property
+    def edge(self) -> Edge | None:
+        """What the answer says of it; None before there is one."""
+        return self.recommendation.edge if self.recommendation else None
 
     def _raise_what_was_caught(self) -> None:
         if self.ledger.fatal is not None:

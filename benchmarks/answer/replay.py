@@ -40,6 +40,8 @@ class Outcome:
     """Of the grid."""
     edge: float | None = None
     """lr50 at the answered setting, of methods that say where the edge is."""
+    edge_interval: tuple[float, float] | None = None
+    """Where it lies with 90% probability, as they say."""
 
 
 Task = tuple[str, str, int]
@@ -71,7 +73,7 @@ def search(task: Task) -> Outcome:
     blackbox, _ = there
     search = METHODS[method].make(blackbox, TRIALS, repetition)
     result = run_search(search, blackbox, repetition)
-    said = search.recommendation if isinstance(search, Stabsearch) else None
+    edge = search.edge if isinstance(search, Stabsearch) else None
     return Outcome(
         method=method,
         repetition=repetition,
@@ -82,7 +84,8 @@ def search(task: Task) -> Outcome:
         trials=result.trials,
         seeds=tuple(blackbox.seeds),
         fingerprint=blackbox.grid.fingerprint(),
-        edge=said.edge.learning_rate if said is not None and said.edge is not None else None,
+        edge=edge.learning_rate if edge else None,
+        edge_interval=(edge.learning_rate_low, edge.learning_rate_high) if edge else None,
     )
 
 
@@ -123,9 +126,11 @@ def _path(grid: str, folder: Path) -> Path:
 
 def _outcome(line: dict) -> Outcome:
     answer, proposed, seeds = (line.pop(name) for name in ("answer", "proposed", "seeds"))
+    interval = line.pop("edge_interval", None)
     return Outcome(
         **line,
         answer=Setting(**answer) if answer else None,
         proposed=tuple(proposed) if proposed else None,
         seeds=tuple(seeds),
+        edge_interval=tuple(interval) if interval else None,
     )

@@ -93,7 +93,7 @@ def run_search(
             if isinstance(proposed, NoTrial):
                 break
             setting = blackbox.snap(proposed.learning_rate, proposed.clip)
-            course = blackbox.course(setting, draw.of(proposed.number, proposed.replicate))
+            course = blackbox.course(setting, draw.of(proposed.replicate))
             method.begin(proposed, course)
             done = proposed.first_step
             index = next(i for i, each in enumerate(course.reports) if each.step > done)

@@ -225,7 +225,7 @@ GRIDS: tuple[Grid, ...] = (
         task="epsilon, AdamW, cosine decay, MLP of width 64",
         trainer=trainer(**MLP, lr_schedule="cosine"),
         learning_rates=staggered(ADAMW_COSINE, {None: 1, 1.0: 1, 0.3: 1, 0.1: 1}),
-        seeds=4,
+        seeds=6,
     ),
     Grid(
         name="sgd",
@@ -233,7 +233,7 @@ GRIDS: tuple[Grid, ...] = (
         task="epsilon, SGD with momentum 0.9, constant, MLP of width 64",
         trainer=trainer(**MLP, optimizer="sgd"),
         learning_rates=staggered(SGD, {None: 1, 1.0: 1, 0.3: 3, 0.1: 8}),
-        seeds=3,
+        seeds=6,
     ),
     Grid(
         name="unet",
@@ -241,7 +241,7 @@ GRIDS: tuple[Grid, ...] = (
         task="epsilon, AdamW, constant, UNet of width 8 with attention",
         trainer=trainer(**SHORT, model=UNET_MODEL),
         learning_rates=staggered(UNET, {None: 1, 1.0: 1}),
-        seeds=3,
+        seeds=6,
     ),
     Grid(
         name="dit",
@@ -253,7 +253,7 @@ GRIDS: tuple[Grid, ...] = (
             lr_schedule="cosine",
         ),
         learning_rates=staggered(DIT, {None: 1, 1.0: 1, 0.1: 1}),
-        seeds=3,
+        seeds=6,
     ),
     # Added when the search had been seen to do worse on dit and unet than on the long trainings.
     Grid(

@@ -93,7 +93,7 @@ def _recommended(answer: Recommendation) -> str:
 def _unfinished(answer: Recommendation) -> str:
     """A setting that is kept although a seed of it failed has no missing seeds."""
     own = answer.confirmation
-    return "unstable" if own is not None and own.num_stable < own.num_seeds else "not finished"
+    return "not stable" if own is not None and own.num_stable < own.num_seeds else "not finished"
 
 
 def _confirmation(answer: Recommendation) -> Iterator[Line]:

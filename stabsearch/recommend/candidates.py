@@ -53,6 +53,8 @@ class Candidate:
     what stands in for a prediction."""
     p_doubled: float | None
     """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
+    risk: float
+    """The highest P(unstable) on the way there, as far as is known."""
     margin: float | None
     num_unstable: int
     """Seeds of it that failed: not 0 for one that is not sound."""
@@ -88,7 +90,7 @@ class Candidate:
 
     @property
     def is_safe(self) -> bool:
-        return self.p_doubled is None or self.p_doubled <= MAX_FAILURE_PROBABILITY
+        return self.risk <= MAX_FAILURE_PROBABILITY
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -127,6 +129,7 @@ def candidates_of(
                 worst_score=worst_score,
                 score_around=_score_around(params, kept, landscape),
                 p_doubled=landscape.p_beyond(params),
+                risk=landscape.risk(params),
                 margin=landscape.margin(params),
                 num_unstable=sum(landscape.is_unstable(t) for t in trials),
                 is_guarded=all(is_guarded(t, norm_threshold(study, t.params)) for t in stable),
@@ -208,7 +211,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 def least_risky(candidates: Sequence[Candidate]) -> Candidate:
     """By P(unstable) above its learning rate, then by the score."""
-    return min(candidates, key=lambda candidate: (candidate.p_doubled or 0.0, *candidate.rank))
+    return min(candidates, key=lambda candidate: (candidate.risk, *candidate.rank))
 
 
 def _settings(records: Sequence[TrialRecord]) -> dict[int, list[TrialRecord]]:

@@ -17,7 +17,7 @@ from stabsearch.recommend.candidates import (
 from stabsearch.recommend.landscape import Landscape, landscapes_of
 from stabsearch.recommend.rounds import MAX_ROUNDS, Round, asked_of, round_of, rounds_of
 from stabsearch.recommend.space import SearchSpace, search_space
-from stabsearch.records import ParamValue, Purpose, TrialRecord
+from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +83,25 @@ def choice_of(
 
 def merged(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Settings with equal parameters, which a sampler may propose again, as the first of them: one
-    ended trial for each of its seeds. The same seed says the same again, and is no more
-    evidence."""
+    ended trial for each of its seeds, the one that tells most. The same seed says the same again,
+    and is no more evidence."""
     first: dict[tuple[tuple[str, ParamValue], ...], int] = {}
     kept: dict[tuple[int, int], TrialRecord] = {}
     others = []
     for record in sorted(records, key=lambda each: each.setting):
         if record.purpose in OWN_PURPOSES and record.has_result:
             setting = first.setdefault(tuple(sorted(record.params.items())), record.setting)
-            kept.setdefault((setting, record.seed), replace(record, setting=setting))
+            known = kept.get((setting, record.seed))
+            if known is None or _told(record) > _told(known):
+                kept[setting, record.seed] = replace(record, setting=setting)
         else:
             others.append(record)
     return [*kept.values(), *others]
+
+
+def _told(record: TrialRecord) -> tuple[bool, int]:
+    """How much an ended trial says of its setting: one that others outran says little."""
+    return record.outcome is Outcome.COMPLETED or record.is_unstable, record.steps
 
 
 def _settle(

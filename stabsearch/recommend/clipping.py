@@ -26,6 +26,7 @@ from stabsearch.recommend.space import (
 )
 from stabsearch.recommend.words import count, number, percent
 from stabsearch.records import ClipEdge, Params, ParamValue
+from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 SELDOM, ALWAYS = 0.05, 0.95
 """Clip rates: below the one only large gradients are clipped, above the other nearly all are."""
@@ -46,6 +47,10 @@ class _Clipping:
     """In how many seeds, in words."""
     typical: float | None
     """Median gradient norm."""
+    is_by_norm: bool
+    """It clips by a threshold of the total 2-norm, or not at all."""
+    advice: str
+    """What would be a guard; empty where nothing says."""
     is_step: bool
     """What clipping leaves of the gradient is part of the step."""
     is_guarded: bool
@@ -60,11 +65,38 @@ def clip_meaning(pick: Candidate, study: Mapping[str, Any]) -> str:
         threshold=None if threshold is None else float(threshold),
         rate=float(np.mean(rates)) if rates else 0.0,
         acted=f"{sum(rate > 0 for rate in rates)} of {count(len(rates), 'seed')}",
-        typical=min((t.grad_norm_median for t in pick.trials if t.grad_norm_median), default=None),
+        typical=_typical_norm(pick),
+        is_by_norm=_has_norm_threshold(study, pick.params) or _is_unclipped(study, pick.params),
+        advice=guard_advice(pick, study),
         is_step=steps_with_gradient(study, pick.params),
         is_guarded=pick.is_guarded,
     )
     return next(words(seen) for applies, words in _MEANINGS if applies(seen))
+
+
+def guard_advice(pick: Candidate, study: Mapping[str, Any]) -> str:
+    """Which max_grad_norm would be a guard; empty where the norms of trials do not say it: other
+    strategies clip by other thresholds, or by another norm."""
+    typical, clipping = _typical_norm(pick), field_value(study, pick.params, "clipping")
+    if typical is None or not (clipping == "none" or _has_norm_threshold(study, pick.params)):
+        return ""
+    how = "clipping global_norm with a" if clipping == "none" else "a"
+    return f"{how} max_grad_norm of {number(CLIP_REACH * typical)} or less would be a guard"
+
+
+def _has_norm_threshold(study: Mapping[str, Any], params: Params) -> bool:
+    """Whether its strategy clips by the total 2-norm of the gradient."""
+    is_two_norm = field_value(study, params, "grad_norm_type") in (2, None)
+    return field_value(study, params, "clipping") in ("global_norm", None) and is_two_norm
+
+
+def _is_unclipped(study: Mapping[str, Any], params: Params) -> bool:
+    is_used = field_value(study, params, "clipping") in MAX_GRAD_NORM_CLIPPINGS
+    return is_used and field_value(study, params, MAX_GRAD_NORM) is None
+
+
+def _typical_norm(pick: Candidate) -> float | None:
+    return min((t.grad_norm_median for t in pick.trials if t.grad_norm_median), default=None)
 
 
 def clip_edges(landscape: Landscape, params: Params, study: Mapping[str, Any]) -> list[ClipEdge]:
@@ -151,9 +183,7 @@ def _guard(seen: _Clipping) -> str:
 
 
 def _guard_from(seen: _Clipping) -> str:
-    if not seen.typical:
-        return ""
-    return f"; a max_grad_norm of {number(CLIP_REACH * seen.typical)} or less would be a guard"
+    return f"; {seen.advice}" if seen.advice else ""
 
 
 def _never_acts(seen: _Clipping) -> bool:
@@ -163,7 +193,7 @@ def _never_acts(seen: _Clipping) -> bool:
 _MEANINGS: tuple[tuple[Callable[[_Clipping], bool], Callable[[_Clipping], str]], ...] = (
     (lambda seen: seen.strategy == "none", _no_clipping),
     (lambda seen: _never_acts(seen) and seen.threshold is not None, _dormant),
-    (lambda seen: _never_acts(seen) and seen.strategy not in ("global_norm", None), _idle),
+    (lambda seen: _never_acts(seen) and not seen.is_by_norm, _idle),
     (_never_acts, _no_clipping),
     (lambda seen: seen.rate >= ALWAYS and seen.is_step, _step_size),
     (lambda seen: seen.rate >= ALWAYS, _normalised),

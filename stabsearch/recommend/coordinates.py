@@ -70,12 +70,13 @@ class CoefficientCurve:
     coefs: Floats
 
     def at(self, max_grad_norm: float | None) -> float:
-        """Below the lowest known clip every step is clipped, and the coefficient follows it."""
+        """Below the lowest known clip every step is clipped, and the coefficient follows it; above
+        the highest one it can rise no faster than that, to 1."""
         if max_grad_norm is None:
             return 0.0
         clip = math.log2(max_grad_norm)
-        below = min(0.0, clip - float(self.clips[0]))
-        return float(np.interp(clip, self.clips, self.coefs)) + below
+        beyond = min(0.0, clip - float(self.clips[0])) + max(0.0, clip - float(self.clips[-1]))
+        return min(0.0, float(np.interp(clip, self.clips, self.coefs)) + beyond)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

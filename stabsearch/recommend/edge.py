@@ -131,8 +131,9 @@ def fit_edge(
         drawn = points[_resampled(weights, NUM_SIMULATIONS)]
         logits = np.exp(drawn[:, 1:2]) * (octaves - drawn[:, :1] - drawn[:, 2:] @ columns.T)
         predicted = _sigmoid(logits) * _would_show(known, unstable, detection)
-        if is_not_logistic(level, unstable, predicted):
-            clear = unstable | (detection >= CLEARLY_STABLE)
+        clear = unstable | (detection >= CLEARLY_STABLE)
+        is_seen = not unstable[clear].all()  # several together may have shown stability
+        if is_seen and is_not_logistic(level, unstable, predicted):
             sound = [record for record, yes in zip(known, clear, strict=True) if yes]
             return fit_process(sound, unstable[clear], coordinates, odd, remarks)
     return EdgePosterior(

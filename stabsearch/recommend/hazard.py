@@ -19,6 +19,7 @@ from typing import Any
 from stabsearch.recommend.candidates import Candidate
 from stabsearch.recommend.edge_process import SAME_OCTAVES
 from stabsearch.recommend.evidence import never_learned
+from stabsearch.recommend.space import LEARNING_RATE
 from stabsearch.records import Horizon, TrialRecord
 
 CONFIDENCE = 0.95
@@ -56,7 +57,11 @@ def counted_trials(pick: Candidate) -> list[TrialRecord]:
         and (pick.landscape.is_unstable(record) or not never_learned(record))
         and (
             record.setting == pick.setting
-            or (is_by_rate and -SAME_OCTAVES <= _above(pick, record) <= margin)
+            or (
+                is_by_rate
+                and (pick.landscape.edge is not None or _differs_by_rate(pick, record))
+                and -SAME_OCTAVES <= _above(pick, record) <= margin
+            )
         )
     ]
 
@@ -83,6 +88,15 @@ def _above(pick: Candidate, record: TrialRecord) -> float:
     """Octaves by which a trial is nearer to the edge than the pick."""
     landscape = pick.landscape
     return landscape.height(record.params) - landscape.height(pick.params)
+
+
+def _differs_by_rate(pick: Candidate, record: TrialRecord) -> bool:
+    """Alone: without an edge nothing says how it moves with other parameters."""
+    return all(
+        record.params.get(name) == value
+        for name, value in pick.params.items()
+        if name != LEARNING_RATE
+    )
 
 
 def _clean_steps(record: TrialRecord, pick: Candidate) -> int:

@@ -31,6 +31,9 @@ PLATEAU_SCORE_RATIO = 1.10
 
 REGION_STEPS_PER_OCTAVE = 16
 
+NUM_RISKS = 9
+"""Rates within the study's margin at which the risk is asked for."""
+
 Interval = tuple[float, float]
 
 
@@ -91,6 +94,15 @@ class Landscape:
     def p_beyond(self, params: Params) -> float | None:
         """P(unstable) at the study's margin above the setting's learning rate."""
         return self.p_unstable(params, factor=2.0**self.octaves)
+
+    def risk(self, params: Params) -> float:
+        """The highest P(unstable) from the setting's learning rate to the study's margin above it;
+        0 without an edge. Beyond the rates that were tried the last of them counts, where nothing
+        says what follows."""
+        if self.edge is None:
+            return 0.0
+        rates = learning_rate_of(params) * 2.0 ** np.linspace(0.0, self.octaves, NUM_RISKS)
+        return float(self.edge.probability(rates, params).max())
 
     def margin(self, params: Params) -> float | None:
         """Octaves from the setting up to where 5% of runs fail; None without an edge."""

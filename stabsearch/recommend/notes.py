@@ -15,22 +15,22 @@ from stabsearch.recommend.candidates import (
     choose,
     first_choice,
 )
+from stabsearch.recommend.clipping import guard_advice
 from stabsearch.recommend.confirm import seeds_bound
 from stabsearch.recommend.edge import SAFE
 from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import (
-    CLIP_REACH,
     LEARNING_RATE,
     MAX_GRAD_NORM,
     SearchSpace,
     field_value,
     learning_rate_of,
-    norm_threshold,
 )
 from stabsearch.recommend.words import count, number, params_text, percent, times_words
-from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Edge, Outcome, ParamValue, Purpose, TrialRecord
+from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 WEIGHING_SECTIONS = {
     "noise_schedule.": "they weigh noise levels differently",
@@ -40,7 +40,7 @@ WEIGHING_SECTIONS = {
 
 SAMPLER_RULE = "R11"
 
-MEASURED_AROUND = "highest score measured around it"
+MEASURED_AROUND = "highest score around it (measured or extrapolated)"
 """In words, what stands in for a predicted worst score."""
 
 Landscapes = Mapping[tuple[ParamValue, ...], Landscape]
@@ -153,7 +153,9 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
     ]
     nearest = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]), default=None)
     setting, seeds = nearest or (-1, [])
-    if any(seeds):
+    if seeds and all(seeds):
+        notes = [f"Setting {setting} was stable in all its seeds, but its score is not finite."]
+    elif any(seeds):
         notes.append(f"Setting {setting} came nearest: stable in {sum(seeds)} of {len(seeds)}.")
     elif all(is_unstable for _, is_unstable in ended):
         notes.append("Every trial was unstable: search lower learning rates.")
@@ -167,26 +169,30 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
 
 def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
     notes = []
-    if pick.landscape.surface is None and _is_by_short_trials(pick):
+    landscape = pick.landscape
+    num_alike = sum(candidate.landscape is landscape for candidate in candidates)
+    if landscape.surface is not None:
+        if any(candidate.landscape.surface is None for candidate in candidates):
+            notes.append("Combinations with fewer than 4 usable trials were passed over.")
+    elif _is_by_short_trials(pick):
         notes.append(
-            "One setting was trained to its end. That it is near the best is what short trials "
-            "say (docs/searching.md), not a comparison of trainings to the end."
+            f"One setting{_alike(pick)} was trained to its end. That it is near the best is what "
+            "short trials say (docs/searching.md), not a comparison of trainings to the end."
         )
-    elif pick.landscape.surface is None and pick.is_safe and pick.is_sound:
+    elif pick.is_safe and pick.is_sound and landscape.space.axes:
         notes.append(
-            f"Too few settings have a score ({len(candidates)}) to predict it between them: of "
+            f"Too few settings have a score ({num_alike}) to predict it between them: of "
             f"the stable ones that are safe, the one whose {MEASURED_AROUND} is lowest is "
             "recommended."
         )
-    elif any(candidate.worst_score is None for candidate in candidates):
-        notes.append("Combinations with fewer than 4 usable trials were passed over.")
     if candidates and choose(candidates) is pick:
         notes += _on_ties(pick, first_choice(candidates))
-    if not pick.is_safe and pick.p_doubled is not None:
+    if not pick.is_safe:
+        known = " as far up as rates were tried" if pick.p_doubled is None else ""
         notes.append(
-            f"No stable setting is likely to survive {times_words(pick.landscape.octaves)} "
+            f"No stable setting is likely to survive {times_words(landscape.octaves)} "
             f"(P(unstable) <= {MAX_FAILURE_PROBABILITY:.0%}): this one is the least risky, with "
-            f"{percent(pick.p_doubled)}."
+            f"{percent(pick.risk)}{known}."
         )
     return notes
 
@@ -225,32 +231,65 @@ def _on_the_edge(pick: Candidate) -> list[str]:
     if axis is None:
         return []
     if landscape.edge is None:
-        names = landscape.space.categories
-        chosen = ", ".join(f"{name} = {number(pick.params[name])}" for name in names)
-        whose = f"No trial with {chosen}" if chosen else "No trial"
         return [
-            f"{whose} was unstable: the edge lies above the searched range, or beyond what was "
-            "tried. Search higher learning rates to find it."
+            f"No trial{_alike(pick)} was unstable: the edge lies above the searched range, or "
+            "beyond what was tried. Search higher learning rates to find it."
         ]
     edge = landscape.edge_at(pick.params)
     notes = [*landscape.edge.remarks, *_out_of_order(landscape), *_further_axes(landscape, pick)]
     if edge is None:
-        return [*notes, "No rate above this setting that was tried fails in half of the runs."]
-    if not axis.low <= edge.learning_rate <= axis.high:
-        side = "above" if edge.learning_rate > axis.high else "below"
-        notes.append(f"The edge is an extrapolation: it lies {side} the searched range.")
+        notes.append("No rate above this setting that was tried fails in half of the runs.")
+    else:
+        notes += _beyond_full_trials(pick, edge)
+        tried = [learning_rate_of(record.params) for record in landscape.records]
+        low, high = min(axis.low, *tried), max(axis.high, *tried)  # a stress test goes beyond it
+        if not low <= edge.learning_rate <= high:
+            side = "above" if edge.learning_rate > high else "below"
+            notes.append(f"The edge is an extrapolation: it lies {side} the searched range.")
     region = landscape.stable_region(pick.params)
     yet = "this setting was stable, and yet, by the other trials, more than"
     if not pick.is_sound:
         yet = "by these trials more than"
-    remedy = "of its runs fail. Search lower learning rates, or confirm it with more seeds."
+    remedy = "of its runs fail. " + (
+        "Search lower learning rates, or confirm it with more seeds."
+        if landscape.fails_by_rate
+        else "Confirm it with more seeds."
+    )
     if region is None:
         notes.append(f"There is no stable region: {yet} {MAX_FAILURE_PROBABILITY:.0%} {remedy}")
-    elif edge.learning_rate_safe < learning_rate_of(pick.params):
+    elif edge is not None and edge.learning_rate_safe < learning_rate_of(pick.params):
         notes.append(f"The margin is below zero: {yet} {SAFE:.0%} {remedy}")
     if region is not None and region[1] >= axis.high * (1 - 1e-6):
         notes.append("The stable region reaches the end of the searched range, and may go on.")
     return notes
+
+
+def _alike(pick: Candidate) -> str:
+    """Which trials are judged together: `` with optimizer = adamw``; empty where all are."""
+    names = pick.landscape.space.categories
+    words = ", ".join(f"{name} = {number(pick.params[name])}" for name in names)
+    return f" with {words}" if words else ""
+
+
+def _beyond_full_trials(pick: Candidate, edge: Edge) -> list[str]:
+    """That the edge is only known by what trials showed early, if it is."""
+    landscape = pick.landscape
+    alive = [r for r in landscape.records if r.has_result and not landscape.is_unstable(r)]
+    whole = [learning_rate_of(r.params) for r in alive if r.outcome is Outcome.COMPLETED]
+    if not whole or edge.learning_rate < 2.0**landscape.octaves * max(whole):
+        return []
+    shares = [
+        record.steps / record.max_train_steps
+        for record in alive
+        if max(whole) < learning_rate_of(record.params) < edge.learning_rate
+    ]
+    if not shares:
+        return []
+    return [
+        f"Above learning_rate {number(max(whole))} no trial that was stable trained for more than "
+        f"{percent(max(shares))} of its steps: if your runs fail later than that, the edge lies "
+        "lower (docs/answer.md)."
+    ]
 
 
 def _out_of_order(landscape: Landscape) -> list[str]:
@@ -318,16 +357,16 @@ def _on_seeds(pick: Candidate) -> list[str]:
 def _on_clipping(pick: Candidate, study: Mapping[str, Any]) -> list[str]:
     if pick.is_guarded:
         return []
-    threshold = norm_threshold(study, pick.params)
     clipping = field_value(study, pick.params, "clipping")
-    how = f"max_grad_norm {number(threshold)}" if threshold is not None else f"clipping {clipping}"
+    is_by_norm = clipping in MAX_GRAD_NORM_CLIPPINGS
+    value = field_value(study, pick.params, MAX_GRAD_NORM)
+    how = f"max_grad_norm {number(value)}" if is_by_norm else f"clipping {clipping}"
     note = (
         f"Its gradients are not clipped in practice ({how}): without "
         "clipping a failure may come late, and at a moderate learning rate too."
     )
-    norms = [t.grad_norm_median for t in pick.trials if t.grad_norm_median]
-    if norms:
-        guard = CLIP_REACH * min(norms)
-        note += f" A max_grad_norm of {number(guard)} or less would be a guard."
+    advice = guard_advice(pick, study)
+    if advice:
+        note += f" {advice[0].upper()}{advice[1:]}."
     note += " Clean steps at higher rates certify nothing here: only its own steps count."
     return [note]

@@ -82,18 +82,11 @@ def edge_precision(
 ) -> float | None:
     """Half of the 90% interval of the edge, in octaves, at the setting that would be recommended.
 
-    Where no setting could be, in the middle of the searched space. None without an edge. Without
-    a surface of scores it may be asked after every trial, and is that of another setting at times.
+    None where no setting could be, and without an edge. Without a surface of scores it may be
+    asked after every trial, and is that of another setting at times.
     """
-    choice = choice_of(records, study, with_surface=with_surface)
-    if choice.pick is not None:
-        landscape, params = choice.pick.landscape, choice.pick.params
-    elif choice.landscapes:
-        landscape = max(choice.landscapes.values(), key=lambda each: len(each.records))
-        params = landscape.middle()
-    else:
-        return None
-    edge = landscape.edge_at(params)
+    pick = choice_of(records, study, with_surface=with_surface).pick
+    edge = pick.landscape.edge_at(pick.params) if pick is not None else None
     return edge.half_width_octaves if edge else None
 
 

@@ -86,8 +86,9 @@ class Sampled:
     def next(
         self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
     ) -> Proposal | Pause:
-        del under_way, number
-        return Pause.DONE if is_known(self._spec, records) else Proposal(params=None)
+        del under_way
+        is_done = number >= self._spec.trials or is_known(self._spec, records)
+        return Pause.DONE if is_done else Proposal(params=None)
 
 
 class Grid:
@@ -101,8 +102,7 @@ class Grid:
     def next(
         self, records: Sequence[TrialRecord], under_way: Sequence[Proposal], number: int
     ) -> Proposal | Pause:
-        del number
-        if is_known(self._spec, records):
+        if number >= self._spec.trials or is_known(self._spec, records):
             return Pause.DONE
         # By what was tried, not by number: the points of an extended study are others.
         tried = [*(r.params for r in of_search(records)), *(p.params for p in under_way)]
@@ -196,7 +196,7 @@ def of_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 def is_known(spec: StudySpec, records: Sequence[TrialRecord]) -> bool:
     """Whether the answer is as precise as ``stop_when`` asks; never without it.
 
-    There must be a setting to recommend, too: stable to the end of its budget.
+    There must be a setting to recommend, too: stable to the end of its budget in all seeds.
     """
     if spec.stop_when is None or not any(r.is_stable for r in records):
         return False

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.confirm import planned_trials, seeds_bound
 from stabsearch.recommend.describe import describe, to_json
 from stabsearch.recommend.hazard import fail_bound, poisson_limit
 from stabsearch.recommend.pick import edge_precision, recommend, recommend_from
 from stabsearch.recommend.sensitivity import mean_excess
-from stabsearch.records import Outcome, Purpose, StoppedBy
+from stabsearch.recommend.words import number
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
@@ -99,6 +101,28 @@ def test_a_failure_at_a_lower_rate_is_an_event_and_one_beyond_the_edge_is_not():
     )
 
 
+def test_without_an_edge_other_clips_vouch_for_nothing():
+    """Under SGD a step at a fourth of the clip is no nearer to the edge for a higher rate."""
+    own = synthetic.record(0, learning_rate=0.01, score=1.0, **GUARDED)
+    others = [
+        synthetic.record(
+            1 + n, learning_rate=0.02 * 2**n, max_grad_norm=0.01, score=3.0, **GUARDED
+        )
+        for n in range(4)
+    ]
+    higher = synthetic.record(9, learning_rate=0.02, score=3.0, **GUARDED)
+    study = {"space": synthetic.SPACE, "trainer": {"clipping": "global_norm", "optimizer": "sgd"}}
+    study["horizon_steps"] = STEPS
+
+    alone, both = (
+        recommend_from(them, study) for them in ([own, *others], [own, *others, higher])
+    )
+
+    assert alone.edge is None
+    assert alone.horizon.clean_steps == STEPS
+    assert both.horizon.clean_steps == 2 * STEPS
+
+
 def test_without_a_horizon_there_is_no_such_line():
     assert recommend_from(synthetic.draw(24), STUDY).horizon is None
 
@@ -119,7 +143,14 @@ CLIP_WORDS = [
         0.5,
         "none: gradients are not clipped; a max_grad_norm of",
     ),
-    ("adamw", "none", 1.0, 0.0, 0.5, "none: gradients are not clipped; a max_grad_norm of 2 or"),
+    (
+        "adamw",
+        "none",
+        1.0,
+        0.0,
+        0.5,
+        "none: gradients are not clipped; clipping global_norm with a max_grad_norm of 2 or",
+    ),
     ("adamw", "agc", 1.0, 0.0, 0.5, "no guard: clipping agc never acted"),
     ("adamw", "agc", 1.0, 0.02, 0.5, "a guard: it acts on 2.0%"),
     ("sgd", "global_norm", 1.0, 1.0, 9.0, "the clip is the step size: it acts on >99.9%"),
@@ -334,8 +365,26 @@ def test_measured_scores_within_5_percent_are_tied_and_the_larger_margin_wins():
     far = recommend_from([*probes, replace(full[0], score=1.06), full[1]], STUDY)
 
     assert near.trial_id == "0090-0"
-    assert "ties with it: highest score measured around it 1 against 1.04" in " ".join(near.notes)
+    assert (
+        "ties with it: highest score around it (measured or extrapolated) 1 against 1.04"
+        in " ".join(near.notes)
+    )
     assert far.trial_id == "0091-0"
+
+
+@pytest.mark.parametrize(
+    ("highest_full", "is_noted"), [(2e-3, True), (8e-3, True), (0.016, False), (0.024, False)]
+)
+def test_an_edge_that_only_short_trials_have_seen_is_said(highest_full, is_noted):
+    """The edge is at 0.03: with a margin of one octave a full trial half-way up has seen it."""
+    probes = synthetic.boundary(num_full=0)
+    full = [synthetic.record(90, learning_rate=highest_full, score=1.0)]
+
+    answer = recommend_from([*probes, *full], STUDY)
+
+    assert answer.edge.learning_rate == pytest.approx(synthetic.EDGE, rel=0.25)
+    note = f"Above learning_rate {number(highest_full)} no trial that was stable trained for more"
+    assert (note in " ".join(answer.notes)) is is_noted
 
 
 def test_the_answer_says_what_short_trials_cost(tmp_path):
@@ -484,7 +533,7 @@ def test_no_edge_is_claimed_where_nothing_failed_above(count):
     answer = recommend_from(inverted(count), study)
 
     assert answer.params["learning_rate"] >= 0.02
-    assert (answer.edge, answer.margin_octaves, answer.p_unstable_doubled) == (None, None, None)
+    assert (answer.edge, answer.margin_octaves) == (None, None)
     assert answer.is_precise is False
     assert edge_precision(inverted(count), study) is None
     text = describe(answer)
@@ -506,6 +555,41 @@ def test_a_bound_that_allows_every_run_to_fail_is_said_in_words():
     answer = recommend_from(records, INVERTED_STUDY | {"horizon_steps": 2_000_000})
 
     assert "HORIZON          any share of runs may fail within 2,000,000 steps" in describe(answer)
+
+
+def between_failures():
+    """Failures at low rates and at high ones; stable trials between them, and a survivor above."""
+    low, high = np.geomspace(1e-3, 8e-3, 12), np.geomspace(0.06, 0.19, 12)
+    failed = [unstable(n, float(rate)) for n, rate in enumerate((*low, *high))]
+    stable = [
+        synthetic.record(30 + n, learning_rate=float(rate), score=1 + 0.1 * n)
+        for n, rate in enumerate(np.geomspace(0.02, 0.05, 6))
+    ]
+    return [*failed, *stable, synthetic.record(80, learning_rate=0.2, score=0.9)]
+
+
+def test_a_survivor_above_the_failures_is_not_safe_because_nothing_is_known_above_it():
+    choice = choice_of(between_failures(), STUDY)
+    answer = recommend_from(between_failures(), STUDY)
+
+    survivor = next(c for c in choice.candidates if c.params["learning_rate"] == 0.2)
+    assert (survivor.p_doubled, survivor.is_safe) == (None, False)
+    assert survivor.risk == pytest.approx(0.5, abs=0.1)
+    assert answer.params["learning_rate"] <= 0.05
+    assert "No stable setting is likely to survive twice the rate" in " ".join(answer.notes)
+
+
+def test_many_trials_too_short_to_show_much_are_no_other_side_of_a_process():
+    """Together they saw stability; none of them alone did."""
+    short = {"outcome": Outcome.RUNNING, "score": None, "steps": int(0.07 * STEPS)}
+    records = [unstable(n, 1e-3 * 1.1**n, verdict_step=100) for n in range(6)]
+    records += [synthetic.record(9 + n, learning_rate=0.02 * 1.1**n, **short) for n in range(8)]
+
+    landscape = next(iter(choice_of(records, STUDY).landscapes.values()))
+
+    assert landscape.edge is not None
+    assert landscape.edge.out_of_order
+    assert landscape.fails_by_rate
 
 
 # --- categories, and settings that were proposed twice ------------------------------------------
@@ -637,3 +721,113 @@ def test_a_learning_rate_has_octaves_around_it_however_it_is_searched(rates):
     answer = recommend_from(records, {"space": {"learning_rate": rates}, "trainer": ADAMW})
 
     assert answer.params["learning_rate"] == 1e-3
+
+
+def test_of_equal_settings_the_training_that_went_farthest_counts():
+    """A sampler proposed 2e-3 twice: others outran the first, the second came to its end."""
+    outrun = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK, "steps": STEPS // 4}
+    records = [
+        synthetic.record(0, learning_rate=2e-3, score=1.5, **outrun),
+        synthetic.record(1, learning_rate=1e-3, score=1.2),
+        synthetic.record(2, learning_rate=4e-3, score=1.4),
+        synthetic.record(5, learning_rate=2e-3, score=0.8),
+    ]
+
+    for them in (records, records[::-1]):
+        answer = recommend_from(them, STUDY)
+        assert answer.params["learning_rate"] == 2e-3
+        assert answer.trial_id == "0005-0"
+        assert answer.price_of_safety == 0
+
+
+# --- sentences that were wrong ------------------------------------------------------------------
+
+
+def test_an_unsafe_setting_of_a_small_study_has_no_combinations_that_were_passed_over():
+    records = [synthetic.record(n, learning_rate=0.01 * 1.2**n) for n in range(2)]
+    records += [unstable(2 + n, 0.0144 * 1.2**n) for n in range(2)]
+    notes = " ".join(recommend_from(records, STUDY).notes)
+
+    assert "No stable setting is likely to survive twice the rate" in notes
+    assert "Combinations" not in notes
+
+
+def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_words():
+    space = synthetic.SPACE | {"optimizer": {"choice": ["adamw", "lion"]}}
+    records = [
+        replace(r, setting=r.setting + 50 * n, params=r.params | {"optimizer": optimizer},
+                trial_id=f"{r.setting + 50 * n:04d}-0", score=(r.score or 0) + n)
+        for n, optimizer in enumerate(space["optimizer"]["choice"])
+        for r in synthetic.boundary(clips=(1.0,), num_full=1)
+    ]  # fmt: skip
+    notes = " ".join(recommend_from(records, {"space": space, "trainer": ADAMW}).notes)
+
+    assert "One setting with optimizer = adamw was trained to its end." in notes
+
+
+def test_a_poor_seed_of_a_confirmation_is_not_called_unstable():
+    poor = {"severity": Severity.PENALISE, "rule": "R6", "symptom": str(Symptom.TIME_BLIND)}
+    records = [*synthetic.boundary(num_full=0)]
+    records += [
+        synthetic.record(90, seed, learning_rate=4e-3, purpose=purpose, **changes)
+        for seed, purpose, changes in [
+            (0, Purpose.SEARCH, {}), (1, Purpose.CONFIRM, {}), (2, Purpose.CONFIRM, poor)
+        ]
+    ]  # fmt: skip
+    study = STUDY | {"confirm": {"seeds": 3, "stress_octaves": 0}}
+
+    assert "stable in 2 of 3 seeds (1 not stable)" in describe(recommend_from(records, study))
+
+
+@pytest.mark.parametrize(
+    ("changes", "meaning"),
+    [
+        ({"clipping": "agc"}, "no guard: clipping agc never acted"),
+        ({"clipping": "per_parameter_norm"}, "no guard: clipping per_parameter_norm never acted"),
+        ({"grad_norm_type": "inf"}, "no guard: clipping global_norm never acted"),
+    ],
+    ids=str,
+)
+def test_no_threshold_is_named_where_another_norm_or_none_is_clipped_by(changes, meaning):
+    trainer = ADAMW | {"max_grad_norm": 4.0} | changes
+    record = synthetic.record(params={"learning_rate": 1e-3}, **UNGUARDED)
+    answer = recommend_from([record], {"space": RATE_ONLY, "trainer": trainer})
+
+    assert answer.clip_meaning == meaning
+    assert "not clipped in practice" in " ".join(answer.notes)
+    assert "would be a guard" not in " ".join(answer.notes)
+
+
+def test_a_stress_test_is_no_extrapolation_beyond_the_searched_range():
+    space = {"learning_rate": {"log_uniform": [1e-4, 0.01]}}
+    records = [rate_only(0, 8e-3)]
+    for seed in range(3):
+        beyond = synthetic.diverged(1, seed, params={"learning_rate": 0.016})
+        records.append(replace(beyond, purpose=Purpose.STRESS))
+    answer = recommend_from(records, {"space": space, "trainer": ADAMW})
+
+    assert 0.01 < answer.edge.learning_rate < 0.016
+    assert "extrapolation" not in " ".join(answer.notes)
+
+
+def test_a_stable_setting_without_a_score_is_not_said_to_have_failed():
+    answer = recommend_from([synthetic.record(0, score=None)], STUDY)
+
+    assert answer.params is None
+    assert answer.notes == ("Setting 0 was stable in all its seeds, but its score is not finite.",)
+
+
+def test_failed_stress_tests_of_a_rate_that_is_not_searched_name_no_rate(tmp_path):
+    space = {"weight_decay": {"log_uniform": [1e-4, 1.0]}}
+    own = synthetic.record(0, params={"weight_decay": 0.01})
+    failed = synthetic.record(
+        1, params={"weight_decay": 0.1}, severity=Severity.PENALISE, rule="R1c",
+        symptom=str(Symptom.LOST_PROGRESS), verdict_step=400,
+    )  # fmt: skip
+    stress = replace(own, params=own.params | {"learning_rate": 2e-3}, purpose=Purpose.STRESS,
+                     setting=2, trial_id="0002-0")  # fmt: skip
+    path = synthetic.write(tmp_path / "demo", [own, failed, stress], space=space, trainer=ADAMW)
+
+    text = describe(recommend(load(path)), load(path).trials)
+
+    assert "lost progress: 1 trial, at step 400" in text

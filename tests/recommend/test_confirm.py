@@ -389,19 +389,13 @@ def test_precision_is_that_of_the_recommended_setting():
     )
 
 
-def test_precision_without_a_candidate_is_that_of_the_middle_clip():
-    records = [
-        replace(
-            r,
-            outcome=Outcome.STOPPED,
-            stopped_by=StoppedBy.PROBE,
-            purpose=Purpose.PROBE,
-            steps=synthetic.STEPS // 2,
-            score=None,
-        )
-        if r.is_stable
-        else r
-        for r in searched()
-    ]
+def test_there_is_no_precision_without_a_setting_that_could_be_recommended():
+    """Every setting failed in one of its seeds: the edge is known, and there is no answer."""
+    rates = [4e-3 * 1.15**n for n in range(12)]
+    records = [synthetic.record(n, learning_rate=rate) for n, rate in enumerate(rates)]
+    for n, rate in enumerate((*rates, 0.03, 0.06)):
+        params = {"learning_rate": rate, "max_grad_norm": 1.0}
+        records.append(synthetic.diverged(n, seed=1, params=params))
 
-    assert 0.1 < edge_precision(records, STUDY) < 3
+    assert recommend_from(records, STUDY | {"seeds": 2}).params is None
+    assert edge_precision(records, STUDY | {"seeds": 2}) is None

@@ -135,6 +135,27 @@ def test_under_sgd_the_edge_follows_the_ridge_of_rate_times_clip(seed, clip):
     assert any("effective learning rate" in remark for remark in found.remarks)
 
 
+def test_under_sgd_a_loose_clip_at_which_everything_failed_is_as_good_as_none():
+    """What is left of the gradient at a clip of 0.1 is a tenth; at 10 nobody told."""
+    told = {"clip_rate": 1.0, "clip_coef_mean": 0.1, "grad_norm_median": 1.0}
+
+    def edge_without_clipping(loose):
+        settings = [(0.1, rate) for rate in (0.02, 0.04, 0.08, 0.12, 0.16, 0.25, 0.3, 0.4, 0.8)]
+        settings += [(loose, rate) for rate in (0.1, 0.2, 0.4)]
+        records = []
+        for n, (clip, rate) in enumerate(settings):
+            make = synthetic.record if clip == 0.1 and rate < 0.2 else synthetic.diverged
+            params = {"learning_rate": rate, "max_grad_norm": clip}
+            records.append(make(n, params=params, **(told if make is synthetic.record else {})))
+        space = {
+            "learning_rate": {"log_uniform": [1e-3, 10.0]},
+            "max_grad_norm": {"choice": [0.1, loose]},
+        }
+        return fit(records, SGD | {"space": space}).edge({"max_grad_norm": loose}).learning_rate
+
+    assert edge_without_clipping(10.0) == pytest.approx(edge_without_clipping(None), rel=0.05)
+
+
 def test_under_sgd_without_coefficients_the_edge_is_fitted_in_the_rate_and_says_so():
     study = SGD | {"space": synthetic.SPACE | {"learning_rate": {"log_uniform": [1e-4, 30.0]}}}
 
