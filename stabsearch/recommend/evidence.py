@@ -48,7 +48,7 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
     stable trials lie below their learning rate than above it: a rate that is too high kills a
     network from the first step, and by itself such a trial looks as one whose rate is too low.
     """
-    stable = [record for record in records if record.is_stable]
+    stable = [record for record in records if record.ending.is_sound]
     ceiling = gradient_ceiling(stable) or math.inf
 
     def reach(record: TrialRecord) -> tuple[float, float]:

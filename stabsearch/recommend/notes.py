@@ -161,6 +161,11 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
         notes.append("Every trial was unstable: search lower learning rates.")
     elif all(never_learned(record) for record, _ in ended):
         notes.append("No trial learned: search higher learning rates, or train longer.")
+    elif all(is_unstable or never_learned(record) for record, is_unstable in ended):
+        notes.append(
+            "Every trial was unstable or never learned, which a rate that is far too high may look "
+            "like, too: search lower learning rates, then train longer."
+        )
     return notes
 
 

@@ -72,6 +72,9 @@ FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
 """Where, of the way through the range of rates, trials start before anything is known."""
 LATER_SHARES = (0.125, 0.0)
 """Where else, if none of those learned."""
+KILLED_WITHIN = 2.0
+"""Octaves below a failure in which a rate that never learned was rather killed by its own, too,
+than too low: few tasks have so narrow a range of rates that work."""
 STEP_DOWN = 1.0
 """Octaves down from a trial of the whole budget that did not end well."""
 
@@ -362,12 +365,17 @@ class Boundary:
         """Nothing was stable yet, or nothing below the lowest failure: half-way down from there.
         Where none failed and none learned they were too low, or killed at once: elsewhere in the
         range."""
+        spread = (*self._spread(), *self._spread(LATER_SHARES))
+        left = [rate for rate in spread if self._is_new(rate, seen)]
         if not seen.unstable:
-            spread = (*self._spread(), *self._spread(LATER_SHARES))
-            return next((rate for rate in spread if self._is_new(rate, seen)), None)
+            return next(iter(left), None)
         ceiling = min(seen.unstable)
         # One that never learned above a rate that failed was killed by its own.
-        bottom = max((rate for rate in seen.timid if rate < ceiling), default=self._low)
+        timid = [rate for rate in seen.timid if rate < ceiling]
+        bottom = max(timid, default=self._low)
+        lower = next((rate for rate in left if rate < min(timid, default=-math.inf)), None)
+        if lower is not None and ceiling - bottom < KILLED_WITHIN:
+            return lower
         if ceiling - bottom >= APART:
             return self._nearest_new((bottom + ceiling) / 2, seen)
         return bottom if self._is_new(bottom, seen) else None

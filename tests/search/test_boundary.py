@@ -178,6 +178,19 @@ def test_rates_too_low_to_learn_say_nothing_of_the_edge():
     assert abs(math.log2(answer.edge.learning_rate / 0.05)) <= 0.5
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_networks_that_are_killed_at_once_below_the_first_failure_do_not_end_the_search(workers):
+    """Up to four octaves above the edge they never learn, and diverge beyond."""
+    spec = study({"learning_rate": {"log_uniform": [1e-4, 10]}})
+    world = World(edge=math.log2(0.02), best=math.log2(0.004), kills_to=math.log2(0.25))
+    records = search(spec, world, workers=workers)
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.params is not None
+    assert abs(math.log2(answer.edge.learning_rate / 0.02)) <= 0.6
+    assert cost(records) < 3.0
+
+
 @pytest.mark.parametrize(
     "world",
     [World(has_gauge=False), World(gauge_slope=0.0, gauge_offset=-1.5), World(gauge_slope=2.5)],

@@ -33,6 +33,8 @@ class World:
     best: float = math.log2(0.004)
     has_gauge: bool = True
     learns_from: float = -math.inf
+    kills_to: float = -math.inf
+    """From the edge to here a network is dead at once, and seems never to have learned."""
     has_score: bool = True
     """Whether a short trial has one."""
     score_ahead: float = 0.4
@@ -75,7 +77,9 @@ class World:
         gauge = max(-6.0, min(6.0, gauge))
         changes["lr_gauge_octaves"] = gauge if self.has_gauge else None
         changes["constant_score"] = DEAD_SCORE
-        if rate > edge:
+        if edge < rate < self.kills_to:
+            changes |= NOT_LEARNING
+        elif rate > edge:
             changes |= DIVERGED | {"steps": budget * 3 // 40, "lr_gauge_octaves": None}
         elif rate > self.slow_edge and changes["steps"] > budget / 10:
             changes |= DIVERGED | {"steps": budget // 5, "lr_gauge_octaves": None}
