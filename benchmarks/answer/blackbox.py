@@ -150,7 +150,12 @@ class Oracle:
     def best_worst(self) -> float:
         """The lowest possible ``worst``, of the settings that have their whole surroundings on the
         grid."""
-        return min(worst for s, worst in self._worst.items() if self._is_surrounded(s))
+        return self._worst[self.safest]
+
+    @property
+    def safest(self) -> Setting:
+        """The setting that has it: the answer that a search for it would give if it knew all."""
+        return min(filter(self._is_surrounded, self._worst), key=self.worst)
 
     def regret(self, setting: Setting) -> float:
         """How far its mean score is above the best one, as a share of it."""

@@ -23,6 +23,7 @@ from benchmarks.answer.fresh import (
     failure_rate,
     near_best,
     regret,
+    safest,
     trainings,
 )
 from benchmarks.answer.methods import METHODS, TRIALS
@@ -170,11 +171,13 @@ def regret_by_grid(rows: list[list[str]]) -> Iterator[str]:
         "are explained in the first of these sections. May be best: settings whose score, by the "
         f"grid's own seeds, is at most {NEAR_BEST:.0%} above its best; still: of those the ones "
         f"within {CONTENDING:.0%} of the best by their first {SEEDS} fresh seeds, which all got "
-        "the number of seeds that is given."
+        "the number of seeds that is given. Of the safest: the regret of the setting with the "
+        "lowest worst score around it, by the grid's own seeds, which is what the search looks "
+        "for: what it would have if it knew all."
     )
     header = [
         "grid", "for", "may be best", "still", "fresh seeds", "searches", "at least", "at most",
-        "by the grid's own seeds",
+        "by the grid's own seeds", "of the safest",
     ]  # fmt: skip
     yield table(header, rows)
 
@@ -189,6 +192,7 @@ def regret_row(grid: str, cases: Cases) -> list[str] | None:
     own = [case.oracle.regret(case.outcome.answer) for case in mine if case.outcome.answer]
     left = contenders(grid)
     seeds = min(len(fresh_trainings(grid, setting, Kind.SAME)) for setting in left)
+    of_safest = fresh_regret(grid, safest(grid))
     return [
         f"`{grid}`",
         str(grid_named(grid).split),
@@ -199,6 +203,7 @@ def regret_row(grid: str, cases: Cases) -> list[str] | None:
         f"{low:.1%}",
         f"{high:.1%}",
         f"{statistics.fmean(own):.1%}",
+        f"{of_safest.at_least:.1%} to {of_safest.at_most:.1%}" if of_safest else "-",
     ]
 
 

@@ -9,9 +9,9 @@ Every setting that some search answered is trained with the grid's own trainer
 and labelled as the grid's own trials are (``benchmarks/truth/labels.py``), among the trials of
 the grid's first seed: unstable is failed. The settings that were answered most often come first.
 Before them the settings with the best scores of the grid (``same``): what an answer's score is
-compared with. The grid's few seeds both choose its best setting and score it, which flatters it;
-so would ten fresh ones, by less (``Regret``). One file per training; what is there is not trained
-again.
+compared with; and the one with the best surroundings, which is what a search looks for. The grid's
+few seeds both choose its best setting and score it, which flatters it; so would ten fresh ones, by
+less (``Regret``). One file per training; what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _train(jobs: Iterable[Job], until: float, folder: Path) -> None:
 def first_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
     """The trainings: of the settings that may be best, then of the most frequent answers."""
     for grid in outcomes:
-        for setting in near_best(grid):
+        for setting in (*near_best(grid), safest(grid)):
             yield from _jobs(grid, setting, Kind.SAME)
     for grid, setting in answers_of(outcomes):
         for kind in Kind:
@@ -140,7 +140,11 @@ def first_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
 
 def later_jobs(outcomes: dict[str, list[Outcome]], folder: Path = FOLDER) -> Iterator[Job]:
     """The further seeds that the regret takes; when the first ones are trained."""
-    compared = [(grid, setting) for grid in outcomes for setting in contenders(grid, folder)]
+    compared = [
+        (grid, setting)
+        for grid in outcomes
+        for setting in (*contenders(grid, folder), safest(grid))
+    ]
     for grid, setting in (*compared, *answers_of(outcomes)):
         yield from _jobs(grid, setting, Kind.SAME, REGRET_SEEDS)
 
@@ -169,6 +173,13 @@ def near_best(grid: str) -> list[Setting]:
     regret = there[1].regret
     found = sorted(there[1].score, key=regret)[:MOST_NEAR_BEST]
     return [setting for setting in found if regret(setting) <= NEAR_BEST]
+
+
+def safest(grid: str) -> Setting:
+    """The setting with the lowest worst score around it, by the grid's own seeds."""
+    there = known(grid)
+    assert there is not None
+    return there[1].safest
 
 
 def contenders(grid: str, folder: Path = FOLDER) -> list[Setting]:

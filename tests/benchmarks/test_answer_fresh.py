@@ -19,6 +19,7 @@ from tests.benchmarks.answer_world import BEST, CLIPS, EDGE, GRID, RATES, course
 
 GOOD, DEAD = Setting(1, BEST), Setting(1, EDGE)
 NEAR_BEST = [Setting(0, BEST), GOOD]
+SAFEST = Setting(0, RATES[3])
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,7 @@ def _world(monkeypatch):
             peers.append(course_of(name, 0, rate, clip, known.facts, known.reports))
     monkeypatch.setattr(fresh, "grid_courses", lambda grid: peers)
     monkeypatch.setattr(fresh, "near_best", lambda grid: NEAR_BEST)
+    monkeypatch.setattr(fresh, "safest", lambda grid: SAFEST)
 
 
 def job(setting=GOOD, kind=Kind.SAME, seed=1000):
@@ -52,10 +54,11 @@ def test_the_most_frequent_answers_are_trained_first_and_none_of_no_answer():
     jobs = list(fresh.first_jobs(found))
 
     # Before them what they are compared with.
-    assert [j.setting for j in jobs[:20]] == [NEAR_BEST[0]] * 10 + [NEAR_BEST[1]] * 10
-    assert {j.kind for j in jobs[:20]} == {"same"}
-    assert [j.setting for j in jobs[20:]] == [GOOD] * 22 + [DEAD] * 22
-    assert Counter(j.kind for j in jobs[20:42]) == {"same": 10, "doubled": 10, "longer": 2}
+    compared = [setting for setting in (*NEAR_BEST, SAFEST) for _ in range(10)]
+    assert [j.setting for j in jobs[:30]] == compared
+    assert {j.kind for j in jobs[:30]} == {"same"}
+    assert [j.setting for j in jobs[30:]] == [GOOD] * 22 + [DEAD] * 22
+    assert Counter(j.kind for j in jobs[30:52]) == {"same": 10, "doubled": 10, "longer": 2}
     assert {j.seed for j in jobs} == set(range(1000, 1010))
 
 
@@ -67,8 +70,8 @@ def test_the_further_seeds_are_those_of_answers_and_of_what_may_still_be_best(tm
     kept(tmp_path, NEAR_BEST[0], [4.2] * 10)
     contending = list(fresh.later_jobs(found, tmp_path))
 
-    assert Counter(j.setting for j in everything) == dict.fromkeys([*NEAR_BEST, DEAD], 40)
-    assert Counter(j.setting for j in contending) == {GOOD: 40, DEAD: 40}
+    assert Counter(j.setting for j in everything) == dict.fromkeys([*NEAR_BEST, SAFEST, DEAD], 40)
+    assert Counter(j.setting for j in contending) == {GOOD: 40, SAFEST: 40, DEAD: 40}
     assert {j.kind for j in contending} == {"same"}
 
 
