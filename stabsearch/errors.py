@@ -12,7 +12,11 @@ Every message names what was found, the rule it breaks and the remedy. None need
 
 from __future__ import annotations
 
+import textwrap
 from enum import IntEnum
+
+MAX_MESSAGE = 400
+"""Characters of somebody else's exception that are shown."""
 
 
 class ExitCode(IntEnum):
@@ -61,3 +65,20 @@ class StudyAborted(StabsearchError):
     """The study started and could not finish. Finished trials are on disk."""
 
     exit_code = ExitCode.ABORTED
+
+
+def exception_text(error: BaseException) -> str:
+    """``KeyError: 'images'``: the exception of somebody else's code in one line."""
+    message = textwrap.shorten(str(error), MAX_MESSAGE, placeholder=" ...")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def exception_line(text: str) -> str:
+    """Of a traceback the line that says what was raised; of any other text the first line."""
+    lines = text.splitlines()
+    last_frame = max(
+        (i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1
+    )
+    # Below the frame come its source, indented, and then the exception: its message may go on.
+    after = [line for line in lines[last_frame + 1 :] if line and not line[0].isspace()]
+    return after[0] if after else text.strip()

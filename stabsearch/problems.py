@@ -163,9 +163,14 @@ def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
         name = path[-1]
         remedy = f"Add {name}: ...{meaning}"
         return Problem(path=path, value=NOTHING, rule="is required", remedy=remedy)
-    word = _RULES.get(kind)
-    rule = word(details) if word else details["msg"]
-    return Problem(path=path, value=value, rule=rule, remedy=_remedy(details, info))
+    remedy = _remedy(details, info)
+    return Problem(path=path, value=value, rule=broken_rule(details), remedy=remedy)
+
+
+def broken_rule(details: ErrorDetails) -> str:
+    """What pydantic found, in our words where there are some; without a full stop."""
+    word = _RULES.get(details["type"])
+    return word(details) if word else details["msg"].removeprefix("Value error, ").rstrip(".")
 
 
 def _unknown_field_remedy(path: Path, model: type[BaseModel]) -> str:
@@ -250,7 +255,31 @@ def _remedy(details: ErrorDetails, info: FieldInfo | None) -> str:
         return "Write both ends of the range."
     if kind in ("model_type", "dict_type"):
         return "Indent its fields below it, or leave it out."
-    return "Correct the value."
+    way = _WAYS.get(kind, "Write it as it is described in `stabsearch schema`").format(
+        **{name: show(bound) for name, bound in details.get("ctx", {}).items()}
+    )
+    may_be_null = info is not None and not info.is_required() and info.default is None
+    return f"{way}, or null, the default." if may_be_null else f"{way}."
+
+
+_WAYS = {
+    "greater_than": "Use a number above {gt}",
+    "greater_than_equal": "Use {ge} or more",
+    "less_than": "Use a number below {lt}",
+    "less_than_equal": "Use {le} or less",
+    "multiple_of": "Use a multiple of {multiple_of}",
+    "finite_number": "Write a number with digits, such as 0.1 or 1e-3",
+    "float_type": "Write a number, such as 0.1 or 1e-3",
+    "float_parsing": "Write a number, such as 0.1 or 1e-3",
+    "int_type": "Write a whole number, such as 1",
+    "int_parsing": "Write a whole number, such as 1",
+    "int_from_float": "Write a whole number, such as 1",
+    "bool_type": "Write true or false",
+    "bool_parsing": "Write true or false",
+    "string_type": "Write a text, such as my_text",
+    "list_type": "Write its values in brackets, such as [1, 2]",
+}
+"""What to write instead, by the kind of error: templates over its bounds."""
 
 
 def _is_empty_or_number(text: str) -> bool:

@@ -1,7 +1,8 @@
 """``module:function`` in a study file becomes the function: how a user's own code is named.
 
 Modules are looked up where Python finds installed packages and, after those, in the current
-directory, so that a file beside the study needs no packaging.
+directory, so that a file where stabsearch is started needs no packaging. Where the study file lies
+does not matter.
 """
 
 from __future__ import annotations

@@ -263,6 +263,11 @@ def _yaml_complaint(error: yaml.YAMLError) -> str:
     line = f":{mark.line + 1}" if mark else ""
     if isinstance(error, _Refused):
         return f"{line}: {error.problem}"
+    if tag := _UNREAD_TAG.search(error.problem or ""):
+        return (
+            f"{line}: {tag[1].replace(_YAML_TAGS, '!!')} is a tag that no study file may hold: "
+            "only plain values are read. Remove it."
+        )
     what = ", ".join(part for part in (error.context, error.problem) if part)
     return f"{line}: is not YAML: {what}. Check the indentation, colons and brackets there."
 
@@ -271,10 +276,13 @@ class _Refused(yaml.MarkedYAMLError):
     """YAML, but no study: ``problem`` says all."""
 
 
+_YAML_TAGS = "tag:yaml.org,2002:"
+_UNREAD_TAG = re.compile(r"could not determine a constructor for the tag '(.*)'")
+
 _YAML_1_2_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+")
 """Exponents without a dot or sign, ``1e-4`` and ``3E2``: YAML 1.2 numbers that PyYAML, which
 reads YAML 1.1, takes for text."""
-_FLOAT_TAG = "tag:yaml.org,2002:float"
+_FLOAT_TAG = f"{_YAML_TAGS}float"
 
 
 class _Loader(yaml.SafeLoader):

@@ -33,6 +33,10 @@ class Threshold:
     source: str
     strict: float | None = None
     lenient: float | None = None
+    low: float = 0.0
+    """What the judged number cannot be below, ..."""
+    high: float = float("inf")
+    """... and cannot be above: a threshold beyond either makes its rule speak always, or never."""
 
     def of(self, preset: Preset) -> float:
         """The number under a preset."""
@@ -42,8 +46,12 @@ class Threshold:
 
 THRESHOLDS: dict[str, Threshold] = {
     "R1a.standing_share": Threshold(
-        0.5, "share of skipped steps above which training stands still", "half of the budget"
+        0.5,
+        "share of skipped steps above which training stands still",
+        "half of the budget",
+        high=1.0,
     ),
+    # Of progress more than all can be lost: a loss that ends above where it began.
     "R1b.prune": Threshold(
         0.5,
         "share of its progress that a trial has lost, two windows on average",
@@ -60,6 +68,8 @@ THRESHOLDS: dict[str, Threshold] = {
         "grids",
         0.5,
         0.4,
+        low=float("-inf"),  # a loss may stand above C0, too
+        high=1.0,
     ),
     "R1c.hopeless": Threshold(1.5, "loss over that of a model that outputs 0", "grids", 1.25, 3.0),
     "R1c.falling_t": Threshold(
@@ -68,6 +78,7 @@ THRESHOLDS: dict[str, Threshold] = {
         "grids",
         -3.0,
         -1.0,
+        low=float("-inf"),
     ),
     "R1d.excursion": Threshold(
         3.0, "batch loss over that of a model that outputs 0", "grids", 2.0, 6.0
@@ -113,9 +124,15 @@ THRESHOLDS: dict[str, Threshold] = {
         "faults",
         0.02,
         0.002,
+        low=float("-inf"),
     ),
     "R7.share": Threshold(
-        0.9, "one bin's share of the squared per-sample gradient norm", "faults", 0.7, 0.95
+        0.9,
+        "one bin's share of the squared per-sample gradient norm",
+        "faults",
+        0.7,
+        0.95,
+        high=1.0,
     ),
     "R7.effective_bins": Threshold(
         1.25,
@@ -125,7 +142,13 @@ THRESHOLDS: dict[str, Threshold] = {
         1.1,
     ),
     "R8.improvement": Threshold(
-        0.1, "share of its possible progress that a bin has made", "faults", 0.15, 0.05
+        0.1,
+        "share of its possible progress that a bin has made",
+        "faults",
+        0.15,
+        0.05,
+        low=float("-inf"),  # a bin may have become worse
+        high=1.0,
     ),
     "R8.bump": Threshold(
         1.7, "loss of a bin over the geometric mean of its neighbours'", "faults", 1.5, 2.5
@@ -136,6 +159,7 @@ THRESHOLDS: dict[str, Threshold] = {
         "literature",
         0.02,
         0.1,
+        high=1.0,
     ),
     "R10.kappa": Threshold(1.2, "held-out loss of EMA over raw weights", "faults", 1.1, 1.5),
     "R11.mean_z2": Threshold(
@@ -168,6 +192,30 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
 }
 """``<rule>.<number>`` -> its row. docs/rules.md lists them; a test compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Two thresholds that one number of a rule is held against. It reaches the mild one first."""
+
+    mild: str
+    severe: str
+    rises: bool = True
+    """Whether the number grows as things get worse."""
+
+    def is_crossed(self, limits: Mapping[str, float]) -> bool:
+        """Whether the severe bar is reached before the mild one, which then decides both."""
+        mild, severe = limits[self.mild], limits[self.severe]
+        return mild > severe if self.rises else mild < severe
+
+
+BARS: tuple[Bars, ...] = (Bars("R1b.penalise", "R1b.prune"),)
+"""Of every rule that has two. A test compares them with the presets."""
+
+SAMPLES_PER_BIN = 64
+"""A look at the loss takes at least this many samples for every timestep bin, on average. Fewer,
+and healthy trials are pruned for noise; with more, a run of few steps is judged late
+(docs/benchmarks.md)."""
 
 
 def resolve(

@@ -75,7 +75,8 @@ BAD_FIELDS = [
     ),
     (
         {"scheduler": {"gauge_octaves": 0}},
-        "scheduler.gauge_octaves: 0 — must be greater than 0. Correct the value.",
+        "scheduler.gauge_octaves: 0 — must be greater than 0. Use a number above 0, or null, the "
+        "default.",
     ),
     (
         {"searcher": {"probe_fraction": 0.6}},
@@ -101,7 +102,7 @@ BAD_FIELDS = [
     ),
     (
         {"stop_when": "edge within 0 octaves"},
-        "stop_when.edge_within_octaves: 0 — must be greater than 0. Correct the value.",
+        "stop_when.edge_within_octaves: 0 — must be greater than 0. Use a number above 0.",
     ),
     (
         {"stop_when": {}},
@@ -113,7 +114,47 @@ BAD_FIELDS = [
         "confirm.stress_octaves: -1 — must be at least 0. Use a value such as 1, the default.",
     ),
     ({"confirm": {"seed": 3}}, "confirm.seed: unknown field. Did you mean seeds?"),
-    ({"horizon_steps": 0}, "horizon_steps: 0 — must be at least 1. Correct the value."),
+    (
+        {"horizon_steps": 0},
+        "horizon_steps: 0 — must be at least 1. Use 1 or more, or null, the default.",
+    ),
+    (
+        {"resources": {"workers": 0}},
+        "resources.workers: 0 — must be at least 1. Use 1 or more, or null, the default.",
+    ),
+    ({"name": None}, "name: null — must be text. Write a text, such as my_text."),
+    (
+        {"stop_when": ["edge"]},
+        "stop_when: [edge] — is not a precision. Write: edge within 0.25 octave.",
+    ),
+    (
+        {"analyzer": {"thresholds": {"R1b.prune": -4}}},
+        "analyzer.thresholds.R1b.prune: -4 — must be at least 0: share of its progress that a "
+        "trial has lost, two windows on average. Use 0 or more; the default is 0.5.",
+    ),
+    (
+        {"analyzer": {"thresholds": {"R7.share": 90}}},
+        "analyzer.thresholds.R7.share: 90 — must be at most 1: one bin's share of the squared "
+        "per-sample gradient norm. Use 1 or less; the default is 0.9.",
+    ),
+    (
+        {"analyzer": {"thresholds": {"R1b.penalise": 0.9}}},
+        "analyzer.thresholds.R1b.penalise: 0.9 — must not be above R1b.prune (0.5): R1b.penalise "
+        "is the milder finding, and comes first. Use 0.5 or less, or set R1b.prune to 0.9 or "
+        "more, too.",
+    ),
+    (
+        {"analyzer": {"thresholds": {"R1b.prune": 0.1}}},
+        "analyzer.thresholds.R1b.prune: 0.1 — must not be below R1b.penalise (0.2): R1b.penalise "
+        "is the milder finding, and comes first. Use 0.2 or more, or set R1b.penalise to 0.1 or "
+        "less, too.",
+    ),
+    (
+        {"analyzer": {"preset": "strict", "thresholds": {"R1b.penalise": 0.45}}},
+        "analyzer.thresholds.R1b.penalise: 0.45 — must not be above R1b.prune (0.4, preset "
+        "strict): R1b.penalise is the milder finding, and comes first. Use 0.4 or less, or set "
+        "R1b.prune to 0.45 or more, too.",
+    ),
     (
         {"margin_octaves": 0},
         "margin_octaves: 0 — must be greater than 0. Use a value such as 1, the default.",
@@ -390,11 +431,18 @@ BAD_SPACE = [
     ),
     (
         {"learning_rate": {"log_uniform": ["small", 0.1]}},
-        "space.learning_rate.log_uniform[0]: small — must be a number. Correct the value.",
+        "space.learning_rate.log_uniform[0]: small — must be a number. Write a number, such as "
+        "0.1 or 1e-3.",
     ),
     (
         {"learning_rate": {"uniform": [1, math.inf]}},
-        "space.learning_rate.uniform[1]: inf — must be a finite number. Correct the value.",
+        "space.learning_rate.uniform[1]: inf — must be a finite number. Write a number with "
+        "digits, such as 0.1 or 1e-3.",
+    ),
+    (
+        {"learning_rate": {"log_uniform": [math.nan, 1]}},
+        "space.learning_rate.log_uniform[0]: nan — must be a finite number. Write a number with "
+        "digits, such as 0.1 or 1e-3.",
     ),
     (
         {"learning_rate": {"loguniform": [0.01, 0.1]}},
@@ -600,7 +648,28 @@ def test_searching_the_noise_schedule_is_allowed_with_a_caution():
             },
             "puts 100% of all weight on timestep 999",
         ),
-        ({"num_timestep_bins": 500}, "that is 2.6 looks"),
+        (
+            {"num_timestep_bins": 500},
+            "500 bins need 64 samples each for one look at the loss, which is 500 steps, and a "
+            "trial has 2,000: that is 4.0 looks",
+        ),
+        # 10 bins need 64 samples each: 20 steps of 32, which is 8 looks in 160 steps.
+        ({"batch_size": 32, "report_every": 4, "eval_every": 20, "max_train_steps": 160}, None),
+        (
+            {"batch_size": 32, "report_every": 4, "eval_every": 20, "max_train_steps": 156},
+            "num_timestep_bins: 10 bins need 64 samples each for one look at the loss, which is "
+            "20 steps, and a trial has 156: that is 7.8 looks",
+        ),
+        (  # a look ends with a report: 6 of them hold enough, not 5.9
+            {"batch_size": 32, "report_every": 3, "eval_every": 21, "max_train_steps": 160},
+            "which is 21 steps",
+        ),
+        (
+            {"report_every": 100, "eval_every": 100, "max_train_steps": 600},
+            "report_every: one look at the loss is a report, of 100 steps, and a trial has 600: "
+            "that is 6.0 looks, too few to see it lose its progress. Report more often, or train "
+            "longer.",
+        ),
     ],
     ids=str,
 )

@@ -164,9 +164,13 @@ BAD_FILES = [
     ),
     (
         "name: !!python/object/apply:os.system [ls]\n",
-        "x.yaml:1: is not YAML: could not determine a constructor for the tag "
-        "'tag:yaml.org,2002:python/object/apply:os.system'. Check the indentation, colons and "
-        "brackets there.",
+        "x.yaml:1: !!python/object/apply:os.system is a tag that no study file may hold: only "
+        "plain values are read. Remove it.",
+    ),
+    (
+        "name: !mine x\n",
+        "x.yaml:1: !mine is a tag that no study file may hold: only plain values are read. "
+        "Remove it.",
     ),
 ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from stabsearch import thresholds
 from stabsearch.stability import rules
-from stabsearch.thresholds import DEFAULTS, THRESHOLDS, Preset, resolve
+from stabsearch.thresholds import BARS, DEFAULTS, THRESHOLDS, Bars, Preset, resolve
 
 SOURCE = Path(rules.__file__).read_text()
 
@@ -38,6 +38,46 @@ def test_the_default_lies_between_strict_and_lenient(name):
 
     assert low <= row.default <= high
     assert low < high
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+@pytest.mark.parametrize("preset", Preset)
+def test_every_preset_is_within_the_range_of_what_is_judged(preset, name):
+    row = THRESHOLDS[name]
+
+    assert row.low <= row.of(preset) <= row.high
+
+
+@pytest.mark.parametrize("preset", Preset)
+@pytest.mark.parametrize("bars", BARS, ids=str)
+def test_no_preset_reaches_a_severe_bar_before_the_mild_one(preset, bars):
+    assert not bars.is_crossed(resolve(preset))
+
+
+def test_every_rule_with_a_bar_to_penalise_and_one_to_prune_is_in_the_table():
+    penalised = {name for name in THRESHOLDS if name.endswith(".penalise")}
+
+    assert {bars.mild for bars in BARS} == penalised
+    assert {bars.severe for bars in BARS} <= set(THRESHOLDS)
+
+
+@pytest.mark.parametrize(
+    ("mild", "severe", "rises", "is_crossed"),
+    [
+        (0.2, 0.5, True, False),
+        (0.5, 0.5, True, False),
+        (0.6, 0.5, True, True),
+        (0.5, 0.2, False, False),
+        (0.5, 0.5, False, False),
+        (0.2, 0.5, False, True),
+    ],
+)
+def test_bars_are_crossed_in_the_direction_in_which_things_get_worse(
+    mild, severe, rises, is_crossed
+):
+    bars = Bars("mild", "severe", rises=rises)
+
+    assert bars.is_crossed({"mild": mild, "severe": severe}) is is_crossed
 
 
 def test_the_module_needs_nothing():

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from stabsearch.cli.conventions import examples, short
+from stabsearch.cli.conventions import command, examples, short
 from stabsearch.errors import ResultsError, SpecError
-from stabsearch.problems import nearest
+from stabsearch.problems import nearest, show
 from stabsearch.records import Severity, TrialRecord, Verdict
 from stabsearch.thresholds import THRESHOLDS, Preset, resolve
 
@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 _EXPLAIN_EXAMPLES = examples(
+    "stabsearch explain results/digits_lr_clip",
     "stabsearch explain results/digits_lr_clip 0011-0",
     "stabsearch explain results/digits_lr_clip 11",
     "stabsearch explain results/digits_lr_clip 11 --json",
@@ -46,6 +47,11 @@ StudyFolder = Annotated[
     Path, typer.Argument(metavar="PATH", help="A study's folder: <storage>/<name>.")
 ]
 _CHANGE = "R1b.prune=0.4"
+_LISTED_FIELDS = (
+    "trial_id", "setting", "seed", "purpose", "params", "outcome", "is_stable", "is_unstable",
+    "steps", "score", "rule", "symptom",
+)  # fmt: skip
+"""Of every trial in the list as JSON; the rest is in trials.parquet."""
 
 
 def explain(
@@ -58,7 +64,7 @@ def explain(
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the explanation as JSON.")
+        bool, typer.Option("--json", help="Print the explanation, or the list, as JSON.")
     ] = False,
 ) -> None:
     """Explain a trial: its loss, every verdict with its number, and what would have changed it.
@@ -77,6 +83,9 @@ def explain(
         for line in listing(records):
             typer.echo(line, err=True)
         raise
+    if trial is None:
+        _list_trials(path, chosen, as_json=as_json)
+        return
     settings, gate = _analyzer_of(study), _gate_of(study)
     explanations = [
         explain_text.explain_trial(stored, settings, gate=gate)
@@ -184,6 +193,19 @@ def replay(
         typer.echo(f"\nVerdicts  {short(output)}")
 
 
+def _list_trials(path: Path, records: Sequence[TrialRecord], *, as_json: bool) -> None:
+    from stabsearch.cli.trial_choice import listing
+
+    if as_json:
+        _echo_json([_listed_json(record) for record in records])
+        return
+    for line in listing(records):
+        typer.echo(line)
+    # Beside the list, not in it: a pipe gets one line per trial.
+    example = command("explain", short(path), records[0].trial_id)
+    typer.echo(f"note: `{example}` explains one.", err=True)
+
+
 # --- what is asked ----------------------------------------------------------------------------
 
 
@@ -226,11 +248,31 @@ def _settings(
                 f"{name}. Leave it out, or add --judge {RULES_JUDGE}."
             )
         return {"name": name, "preset": Preset.DEFAULT.value, "thresholds": {}}
-    return {
+    merged = {
         "name": name,
         "preset": (preset or Preset(own["preset"])).value,
         "thresholds": {**own["thresholds"], **changes},
     }
+    _check_thresholds(merged, preset, changes)
+    return merged
+
+
+def _check_thresholds(
+    settings: Mapping[str, Any], preset: Preset | None, changes: Mapping[str, float]
+) -> None:
+    """Of what is asked for only: a study of an older version may have other thresholds."""
+    from stabsearch.spec.analyzer import threshold_problems
+
+    thresholds = settings["thresholds"]
+    asked = [*changes, *(name for name in thresholds if preset and name not in changes)]
+    lines = []
+    for problem in threshold_problems(settings["preset"], thresholds, asked):
+        name = str(problem.path[-1])
+        written = f"{name}={show(problem.value)}"
+        option = f"--set {written}" if name in changes else f"--preset {preset}: {written}"
+        lines.append(f"{option}: {problem.rule}. {problem.remedy}")
+    if lines:
+        raise SpecError("\n".join(lines))
 
 
 def _parse_changes(texts: Iterable[str]) -> dict[str, float]:
@@ -308,7 +350,7 @@ def _page(console: Console) -> Page:
 # --- JSON -------------------------------------------------------------------------------------
 
 
-def _echo_json(fields: Mapping[str, Any]) -> None:
+def _echo_json(fields: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     typer.echo(json.dumps(_plain(fields), indent=2))
 
 
@@ -363,6 +405,11 @@ def _replay_json(replay: StudyReplay) -> dict[str, Any]:
             for trial in replay.trials
         ],
     }
+
+
+def _listed_json(record: TrialRecord) -> dict[str, Any]:
+    """A trial of the list: how it ended, and which it was."""
+    return {name: getattr(record, name) for name in _LISTED_FIELDS}
 
 
 def _record_json(record: TrialRecord) -> dict[str, Any]:

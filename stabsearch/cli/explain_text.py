@@ -134,7 +134,7 @@ def _header(trial: StoredTrial) -> Iterator[tuple[str, str]]:
     if record.remarks:
         yield "REMARKS", record.remarks
     if record.attempts > 1:
-        yield "ATTEMPTS", f"{record.attempts}: a worker was lost"
+        yield "ATTEMPTS", f"{record.attempts}: the study was interrupted, or a worker was lost"
 
 
 STOPPED_WORDS = {

@@ -19,6 +19,7 @@ from stabsearch.cli import (
     sampler_commands,
     study_commands,
 )
+from stabsearch.cli.usage import Commands
 from stabsearch.errors import ExitCode, StabsearchError
 
 DEBUG_VARIABLE = "STABSEARCH_DEBUG"
@@ -37,6 +38,7 @@ def _show_version(is_asked: bool) -> None:
 
 app = typer.Typer(
     name="stabsearch",
+    cls=Commands,
     help="Finds which settings of a diffusion training are stable, how far they are from the "
     "edge, and why the others fail.",
     epilog="A first search:\n\n"

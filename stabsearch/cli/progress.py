@@ -16,9 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stabsearch.errors import exception_line
 from stabsearch.recommend.words import number, params_text
 from stabsearch.records import (
     Ending,
+    Outcome,
     Purpose,
     Recommendation,
     Report,
@@ -197,24 +199,20 @@ class LogProgress(StudyProgress):
 
     def on_study_start(self, overview: StudyOverview) -> None:
         self.tally.begin(overview)
-        settled = len(overview.finished)
-        resumed = f", {settled} of them already finished" if settled else ""
+        # No worker is needed where all trials have ended.
+        workers = f", {overview.num_workers} at a time" if overview.num_workers else ""
         self._say(
             f"{overview.name}: {_how_many(overview)} trials of up to {overview.max_train_steps} "
-            f"steps{resumed}, {overview.num_workers} at a time, results in {overview.path}"
+            f"steps{_already(overview)}{workers}, results in {overview.path}"
         )
         for sentence in overview.sampler:
             self._say(sentence)
 
     def on_trial_start(self, trial: TrialRecord) -> None:
+        was_running = trial.trial_id in self.tally.running
         self.tally.start(trial)
-        if trial.attempts > 1:
-            self._say(
-                f"{trial.trial_id}  starts again from step {trial.steps}, attempt "
-                f"{trial.attempts}: its worker was lost"
-            )
-        elif trial.steps:
-            self._say(f"{trial.trial_id}  goes on from step {trial.steps}")
+        if (said := _start_words(trial, was_running=was_running)) is not None:
+            self._say(f"{trial.trial_id}  {said}")
 
     def on_report(self, trial: TrialRecord, report: Report, verdicts: tuple[Verdict, ...]) -> None:
         del report, verdicts  # the record holds what is shown
@@ -393,7 +391,10 @@ def _ending(record: TrialRecord) -> str:
     score = "" if record.score is None else f"  score {number(record.score)}"
     if record.ending in ENDED_WELL:
         return f"{ENDED_WELL[record.ending]}{score}"
-    why = "  ".join(part for part in (record.rule, record.reason.rstrip(".")) if part)
+    # A failed trial's reason is a traceback; `explain` shows it whole.
+    is_failed = record.outcome is Outcome.FAILED
+    reason = exception_line(record.reason) if is_failed else record.reason
+    why = "  ".join(part for part in (record.rule, reason.rstrip(".")) if part)
     why = f"  {why}" if why else ""
     if record.ending in (Ending.UNSTABLE, Ending.POOR):
         return f"{record.ending.value.upper()}{score}{why}"
@@ -403,6 +404,27 @@ def _ending(record: TrialRecord) -> str:
 def _how_many(overview: StudyOverview) -> str:
     at_most = "at most " * overview.is_open_ended
     return f"{at_most}{overview.num_trials}"
+
+
+def _already(overview: StudyOverview) -> str:
+    """What an earlier run finished; the confirmation's trials are beyond the study's number."""
+    num_searched = sum(record.purpose.is_search for record in overview.finished)
+    num_confirming = len(overview.finished) - num_searched
+    text = f", {num_searched} of them already finished" if num_searched else ""
+    return text + (f", and {num_confirming} of the confirmation" if num_confirming else "")
+
+
+def _start_words(trial: TrialRecord, *, was_running: bool) -> str | None:
+    """What is said of a trial that starts; None of one that simply begins.
+
+    One that was running in this run, and starts, has lost its worker. Of others that were started
+    before, an earlier run was ended, or they had ended as shorter trials.
+    """
+    again = f"attempt {trial.attempts}"
+    if was_running:
+        return f"starts again from step {trial.steps}, {again}: its worker was lost"
+    goes_on = f"goes on from step {trial.steps}" if trial.steps else None
+    return f"{goes_on or 'starts again'} ({again})" if trial.attempts > 1 else goes_on
 
 
 def clock_time(seconds: float) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +55,9 @@ _SCHEMA_EXAMPLES = examples("stabsearch schema > study.schema.json") + (
     "\n\nThen write as a study file's first line: "
     "# yaml-language-server: $schema=study.schema.json"
 )
+
+MORE_TRIALS = 1.5
+"""Where the trials did not suffice, as many times their number are proposed."""
 
 _INSTALL_DASHBOARD = ("-m", "pip", "install", "optuna-dashboard")
 
@@ -120,7 +126,8 @@ def run(
         "resources.workers": workers,
     }
     spec = load_study(file, {name: v for name, v in overrides.items() if v is not None})
-    check_references(spec, str(file))
+    with _answer_alone_on_stdout(as_json):
+        check_references(spec, str(file))
     _caution(spec, file)
     if dry_run:
         typer.echo(_dry_run(spec, as_json=as_json), nl=False)
@@ -131,7 +138,7 @@ def run(
     again = command(*_arguments())
     console = Console(stderr=as_json)
     try:
-        with progress_for(console) as progress:
+        with _answer_alone_on_stdout(as_json), progress_for(console) as progress:
             result = run_study(spec, address=address, observer=progress)
     except KeyboardInterrupt:
         _say_interrupted(spec.path, again)
@@ -144,7 +151,7 @@ def run(
         raise typer.Exit(ExitCode.INTERRUPTED)
     figures = [] if no_plot else _draw_map(result)
     if not as_json:
-        _say_next(result.path, figures)
+        _say_next(result.path, figures, _with_more_trials(spec, result))
     if code := exit_code_of(result.recommendation):
         raise typer.Exit(code)
 
@@ -258,13 +265,48 @@ def _say_answer(result: StudyResult, *, as_json: bool) -> None:
         typer.echo(describe(result.recommendation, result.results.trials, text_width()))
 
 
-def _say_next(folder: Path, figures: list[Path]) -> None:
+@contextmanager
+def _answer_alone_on_stdout(is_json: bool) -> Iterator[None]:
+    """What a user's own code prints goes to stderr, beside the progress, where stdout is JSON."""
+    if not is_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _with_more_trials(spec: StudySpec, result: StudyResult) -> str | None:
+    """The command that searches on, where all trials did not make the answer precise enough."""
+    if result.recommendation.params is None or result.recommendation.is_precise is not False:
+        return None
+    tried = {r.setting for r in result.results.records() if r.purpose.is_search}
+    if len(tried) < spec.trials:
+        return None
+    more = ("--trials", str(math.ceil(MORE_TRIALS * spec.trials)))
+    return command(*_without_option("--trials", _arguments()), *more)
+
+
+def _without_option(name: str, arguments: list[str]) -> list[str]:
+    """Command-line arguments without ``name VALUE`` and ``name=VALUE``."""
+    kept = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == name:
+            next(rest, None)
+        elif not argument.startswith(f"{name}="):
+            kept.append(argument)
+    return kept
+
+
+def _say_next(folder: Path, figures: list[Path], more_trials: str | None) -> None:
     """Where everything is, and what to type next."""
     path = short(folder)
     typer.echo(f"\nResults   {path}")
     for figure in figures:
         typer.echo(f"Map       {short(figure)}")
     typer.echo("Next")
+    if more_trials is not None:
+        typer.echo(f"  {more_trials}")
     if not figures:
         typer.echo(f"  {command('plot', path, 'map')}")
     typer.echo(f"  {command('recommend', path)}")

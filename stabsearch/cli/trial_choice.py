@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabsearch.cli.conventions import command, short
 from stabsearch.cli.progress import running_line, trial_line
 from stabsearch.errors import ResultsError
 from stabsearch.problems import nearest
@@ -20,12 +19,14 @@ _SETTING_AND_SEED = re.compile(r"(\d+)(?:-(\d+))?")
 def choose_trials(
     path: Path, records: Sequence[TrialRecord], wanted: str | None
 ) -> list[TrialRecord]:
-    """The trials that are meant, one at least; ResultsError says what may be asked for."""
+    """The trials that are meant, one at least; all if none is named.
+
+    Raises ResultsError that says what may be asked for.
+    """
     if not records:
         raise ResultsError(f"{path}: the study has no trials yet. Ask again once one has begun.")
     if wanted is None:
-        example = command("explain", short(path), records[0].trial_id)
-        raise ResultsError(f"{path}: which trial? Name one of the above, such as `{example}`.")
+        return list(records)
     match = _SETTING_AND_SEED.fullmatch(wanted.strip())
     if match:
         setting, seed = int(match[1]), match[2]
@@ -47,13 +48,8 @@ def choose_trials(
 def listing(records: Sequence[TrialRecord]) -> list[str]:
     """One line per trial, and one for those that are too many."""
     lines = [
-        running_line(record) if record.outcome is Outcome.RUNNING else first_line(record)
+        running_line(record) if record.outcome is Outcome.RUNNING else trial_line(record)
         for record in records[:MAX_LISTED]
     ]
     more = len(records) - MAX_LISTED
     return [*lines, f"and {more} more, in trials.parquet"] if more > 0 else lines
-
-
-def first_line(record: TrialRecord) -> str:
-    """A finished trial in one line; the reason of a failed one is a whole traceback."""
-    return trial_line(record).splitlines()[0]

@@ -163,8 +163,8 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
         notes.append("No trial learned: search higher learning rates, or train longer.")
     elif all(is_unstable or never_learned(record) for record, is_unstable in ended):
         notes.append(
-            "Every trial was unstable or never learned, which a rate that is far too high may look "
-            "like, too: search lower learning rates, then train longer."
+            "Every trial was unstable or never learned, as one of a rate that is far too high "
+            "may seem to: search lower learning rates, then train longer."
         )
     return notes
 

@@ -33,6 +33,7 @@ from stabsearch.recommend.space import (
     gradient_ceiling,
     search_space,
 )
+from stabsearch.recommend.surface import Surface
 from stabsearch.recommend.words import number, octaves_words
 from stabsearch.records import (
     Outcome,
@@ -83,6 +84,18 @@ class _Plane:
     landscape: Landscape
     base: Params
     """Values of the parameters that are not drawn."""
+
+    @property
+    def surface(self) -> Surface | None:
+        """The predicted score; None where no trial learned: through dead ones alone it is the
+        score of a dead network everywhere, tried or not."""
+        has_learned = any(
+            record.has_result
+            and not self.landscape.is_unstable(record)
+            and not never_learned(record)
+            for record in self.landscape.records
+        )
+        return self.landscape.surface if has_learned else None
 
 
 def write_map(results: Results, recommendation: Recommendation, folder: Path) -> list[Path]:
@@ -173,12 +186,12 @@ def _draw_plane(
     assert plane.y is not None
     colours = light(mpl.colormaps["cividis_r"])
     xs, ys = positions_across(plane.x, 121), positions_across(plane.y, 91)
-    if plane.landscape.surface is not None:
+    if plane.surface is not None:
         grid_x, grid_y = np.meshgrid(xs, ys)
         points = np.repeat(plane.landscape.space.points([plane.base]), grid_x.size, axis=0)
         points[:, plane.landscape.space.axes.index(plane.x)] = grid_x.ravel()
         points[:, plane.landscape.space.axes.index(plane.y)] = grid_y.ravel()
-        scores = plane.landscape.surface.predict(points).reshape(grid_x.shape)
+        scores = plane.surface.predict(points).reshape(grid_x.shape)
         axes.pcolormesh(
             values_at(plane.x, xs),
             values_at(plane.y, ys),
@@ -192,15 +205,22 @@ def _draw_plane(
     handles = _draw_trials(axes, plane, norm, colours)
     handles += _draw_edge_line(axes, plane, ys)
     handles += _draw_pick(axes, plane, answer)
+    if plane.surface is not None or any(kind.is_scored for kind in kinds_of(plane.landscape)):
+        _draw_colorbar(figure, axes, plane, norm, colours)
+    axes.set_ylim(*limits(plane.y))
+    return handles
+
+
+def _draw_colorbar(
+    figure: Figure, axes: Axes, plane: _Plane, norm: LogNorm, colours: Colormap
+) -> None:
     bar = figure.colorbar(
         mpl.cm.ScalarMappable(norm, colours), ax=axes, location="bottom", shrink=0.9, aspect=45
     )
-    bar.set_label("predicted " * (plane.landscape.surface is not None) + SCORE_LABEL)
+    bar.set_label("predicted " * (plane.surface is not None) + SCORE_LABEL)
     ticks = score_ticks(norm)
     bar.ax.xaxis.set_minor_locator(NullLocator())
     bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    axes.set_ylim(*limits(plane.y))
-    return handles
 
 
 def _draw_edge_line(axes: Axes, plane: _Plane, ys: Floats) -> list[tuple[object, str]]:
@@ -289,10 +309,10 @@ def _draw_line(
     """Score against the one parameter, with the elements of the map."""
     handles: list[tuple[object, str]] = []
     xs = positions_across(plane.x, 241)
-    if plane.landscape.surface is not None:
+    if plane.surface is not None:
         points = np.repeat(plane.landscape.space.points([plane.base]), len(xs), axis=0)
         points[:, plane.landscape.space.axes.index(plane.x)] = xs
-        scores = plane.landscape.surface.predict(points)
+        scores = plane.surface.predict(points)
         (line,) = axes.plot(
             values_at(plane.x, xs), scores, color="#4a6fa5", linewidth=1.6, zorder=2
         )

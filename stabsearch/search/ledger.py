@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from stabsearch.errors import StudyAborted
+from stabsearch.errors import StudyAborted, exception_line
 from stabsearch.records import (
     JudgedReport,
     Look,
@@ -350,9 +350,11 @@ class Ledger:
         """A study whose first trials all fail has a broken model, not unlucky settings."""
         outcomes = [record.outcome for record in self._finished.values()]
         if len(outcomes) >= FAILURES_BEFORE_ABORT and set(outcomes) == {Outcome.FAILED}:
-            reason = next(iter(self._finished.values())).reason
+            first = next(iter(self._finished.values()))
             self.fatal = StudyAborted(
-                f"the first {len(outcomes)} trials all failed. The first one said:\n{reason}"
+                f"the first {len(outcomes)} trials all failed. The first one said: "
+                f"{exception_line(first.reason)}\n`stabsearch explain {self._store.path} "
+                f"{first.trial_id}` shows where."
             )
 
     def _tell(self, event: str, *arguments: Any, **keywords: Any) -> None:

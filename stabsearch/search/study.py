@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabsearch.cluster.local import RayRuntime, ray_runtime
-from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted
+from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted, exception_text
 from stabsearch.records import Purpose, Recommendation, StoppedBy, TrialRecord
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial
@@ -56,10 +56,10 @@ def run_study(
     ``address`` is a Ray cluster to join (``auto`` inside a job); None starts a local Ray, or
     uses the one that this process has already initialised.
 
-    Raises SpecError if the data cannot be loaded, EnvironmentProblem if the cluster cannot hold a
-    single trial or the storage cannot be written, ResultsError if the folder holds another study,
-    ClusterError if the address does not answer, and StudyAborted if the trials themselves cannot
-    run. Finished trials stay on disk.
+    Raises SpecError if the data cannot be loaded or the model does not fit it, EnvironmentProblem
+    if the cluster cannot hold a single trial or the storage cannot be written, ResultsError if the
+    folder holds another study, ClusterError if the address does not answer, and StudyAborted if
+    the trials themselves cannot run. Finished trials stay on disk.
     """
     observer = observer or StudyObserver()
     store = StudyStore(spec.path)
@@ -71,6 +71,7 @@ def run_study(
     # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another
     # thread can hang for ever.
     data = prepare_study_data(spec)
+    check_model(spec, data)
     sampler_checks = check_study_sampler(spec, data)
     # Ray takes more than a second to end: time enough for the answer.
     with ThreadPoolExecutor(1) as beside:
@@ -194,7 +195,7 @@ def count_workers(resources: ResourcesSpec, runtime: RayRuntime) -> int:
 def prepare_study_data(spec: StudySpec) -> PreparedData:
     """Load the study's data, once for all trials.
 
-    Raises SpecError if it cannot be loaded, whatever a user's own function raised.
+    Raises SpecError if it cannot be loaded, whatever was raised.
     """
     from stabsearch.diffusion.prepared_data import prepare_data
 
@@ -202,11 +203,29 @@ def prepare_study_data(spec: StudySpec) -> PreparedData:
         return prepare_data(spec.trainer_for({}).data)
     except (ValueError, OSError) as error:
         raise SpecError(f"trainer.data: {error}") from error
-    except (Exception, SystemExit) as error:  # a user's code may exit
+    except (Exception, SystemExit) as error:  # of the libraries that read it
         raise SpecError(
-            f"trainer.data: loading the data raised {type(error).__name__}: {error}. Mend the "
-            "function that data.name names."
+            f"trainer.data: loading the data raised {exception_text(error)}. Correct its fields, "
+            "or the files that they name."
         ) from error
+
+
+ANY_DATA_MODELS = {"mlp"}
+"""Built-in models that take examples of any shape; their fields were checked with the study."""
+
+
+def check_model(spec: StudySpec, data: PreparedData) -> None:
+    """Build the study's model here and call it once: its mistakes need no worker to be found.
+
+    Raises SpecError if it cannot be built, or is no denoiser of these examples.
+    """
+    domain = spec.searched().get("model.name")
+    names = domain.probes() if domain else [spec.trainer_for({}).model.name]
+    if ANY_DATA_MODELS.issuperset(names):
+        return  # the import of torch takes two seconds
+    from stabsearch.training.model_check import check_study_model
+
+    check_study_model(spec, data)
 
 
 def _search(
@@ -277,11 +296,16 @@ def _search(
         finally:
             ledger.close()
     if ledger.fatal is not None:
-        raise StudyAborted(
-            f"the study stopped: {str(ledger.fatal) or type(ledger.fatal).__name__}\n"
-            f"Finished trials are in {store.path}; mend the cause and run the same command to go "
-            "on."
-        ) from ledger.fatal
+        raise StudyAborted(_abort_text(ledger.fatal, store.path)) from ledger.fatal
+
+
+def _abort_text(fatal: Exception, path: Path) -> str:
+    return (
+        f"the study stopped: {str(fatal) or type(fatal).__name__}\n"
+        f"Finished trials are in {path}. If the mistake was in your code, mend it and run the "
+        "same command to go on. If the study file has to be changed, give the study another "
+        "`name:` as well, or delete that folder: its trials are those of the old file."
+    )
 
 
 def _rebuild(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from stabsearch.spec.trainer import TrainerSpec
+from stabsearch.thresholds import SAMPLES_PER_BIN
 
 TERMINAL_KL_LIMIT = 0.01
 """Nats per dimension between x_T and the noise that a sampler starts from (rule R14)."""
 
 HEAVY_SHARE = 0.5
 """Share of all loss weight that a single timestep should not have."""
-SAMPLES_PER_BIN = 100
-"""As stabsearch.stability.window asks for."""
 MIN_WINDOWS = 8
 
 
@@ -89,15 +89,24 @@ def _one_heavy_timestep(trainer: TrainerSpec) -> str:
 
 
 def _few_windows(trainer: TrainerSpec) -> str:
-    samples = trainer.max_train_steps * trainer.batch_size
-    windows = samples / (SAMPLES_PER_BIN * trainer.num_timestep_bins)
-    if windows >= MIN_WINDOWS:
+    bins, steps = trainer.num_timestep_bins, trainer.max_train_steps
+    reports = math.ceil(SAMPLES_PER_BIN * bins / (trainer.batch_size * trainer.report_every))
+    # A look ends with a report: it is as many of them as hold enough samples.
+    looks = steps / (reports * trainer.report_every)
+    if looks >= MIN_WINDOWS:
         return ""
+    if reports == 1:
+        why = f"report_every: one look at the loss is a report, of {trainer.report_every:,} steps"
+        remedy = "Report more often"
+    else:
+        why = (
+            f"num_timestep_bins: {bins} bins need {SAMPLES_PER_BIN} samples each for one look at "
+            f"the loss, which is {reports * trainer.report_every:,} steps"
+        )
+        remedy = "Use fewer bins"
     return (
-        f"trainer.num_timestep_bins: {trainer.num_timestep_bins} bins need {SAMPLES_PER_BIN} "
-        f"samples each for one look at the loss, and a trial draws {samples:,}: that is "
-        f"{windows:.1f} looks, too few to see a trial lose its progress. Use fewer bins, or train "
-        "longer."
+        f"trainer.{why}, and a trial has {steps:,}: that is {looks:.1f} looks, too few to see it "
+        f"lose its progress. {remedy}, or train longer."
     )
 
 

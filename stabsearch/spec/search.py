@@ -70,9 +70,9 @@ class StopSpec(Part):
     @classmethod
     def _say_it_in_words(cls, value: Any) -> Any:
         """``edge within 0.25 octave`` is how people say it."""
-        if not isinstance(value, str):
+        if isinstance(value, (dict, StopSpec)):
             return value
-        found = _PRECISION.fullmatch(" ".join(value.split()))
+        found = _PRECISION.fullmatch(" ".join(str(value).split()))
         if found is not None:
             return {"edge_within_octaves": float(found[1])}
         rule, remedy = "is not a precision", "Write: edge within 0.25 octave."

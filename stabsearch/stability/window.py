@@ -23,12 +23,10 @@ from typing import Any
 from stabsearch.records import Evaluation, Report, TrialFacts
 from stabsearch.stability.lr_gauge import lr_gauge_octaves
 from stabsearch.stability.trend import Line, Trend
+from stabsearch.thresholds import SAMPLES_PER_BIN
 
 CURRENT_WINDOWS = 2
 """A trial's current loss is the mean of its last two windows."""
-SAMPLES_PER_BIN = 64
-"""A window holds at least this many samples for every timestep bin, on average. Fewer, and healthy
-trials are pruned for noise; with more, a run of few steps is judged late (docs/benchmarks.md)."""
 LONG_WINDOWS = 10
 """Windows behind ``long_bin_loss``."""
 

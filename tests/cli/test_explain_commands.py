@@ -230,13 +230,24 @@ def test_a_terminal_shows_fine_drawings_unless_it_wants_no_colour(
 def test_without_a_trial_they_are_listed(app, real):
     result = runner.invoke(app, ["explain", str(real)])
 
-    assert isinstance(result.exception, ResultsError)
-    assert "which trial?" in str(result.exception)
-    assert [line.split()[0] for line in result.stderr.splitlines()] == [
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
         "0000-0",
         "0001-0",
         "0001-1",
     ]
+    assert "0000-0` explains one." in result.stderr
+
+
+def test_the_list_as_json_tells_how_every_trial_ended(app, real):
+    listed = json.loads(run(app, "explain", real, "--json"))
+
+    assert [trial["trial_id"] for trial in listed] == ["0000-0", "0001-0", "0001-1"]
+    first, second, _ = listed
+    assert first["params"] == {"learning_rate": 3e-3}
+    assert (first["outcome"], first["is_stable"], first["steps"]) == ("completed", True, 400)
+    assert (second["outcome"], second["is_unstable"]) == ("diverged", True)
+    assert second["rule"].startswith("R1")
 
 
 @pytest.mark.parametrize(
@@ -291,13 +302,13 @@ def test_the_counterfactual_of_explain_flips_the_trial_in_replay(app, real):
 
 
 def test_a_stricter_threshold_prunes_and_saves_steps(app, real):
-    strict = ["--set", "R1d.excursion=0.01", "--set", "R1b.prune=-1", "--set", "R1b.penalise=-1"]
+    strict = ["--set", "R1d.excursion=0.01", "--set", "R1b.prune=0", "--set", "R1b.penalise=0"]
     answer = json.loads(run(app, "replay", real, *strict, "--json"))
 
     assert answer["trials"][0]["after"]["ending"] == "pruned"
     assert answer["trials"][0]["is_flipped"]
     assert answer["steps_saved"] > 0
-    assert answer["analyzer"]["thresholds"]["R1b.prune"] == -1
+    assert answer["analyzer"]["thresholds"]["R1b.prune"] == 0
     text = run(app, "replay", real, *strict)
     assert "FLIPS       0000-0  learning_rate=3e-3" in text
     assert "would have been saved" in text
@@ -332,6 +343,22 @@ def test_the_study_s_own_thresholds_are_kept(app, real, tmp_path):
         "preset": "strict",
         "thresholds": {"R1b.prune": 0.45, "R2.errors": 3.0},
     }
+
+
+def test_only_what_is_asked_must_make_sense(app, real, tmp_path):
+    """A study of an older version, which took any thresholds, is judged again by them."""
+    study = StudyStore(real).study()
+    study["analyzer"] = {"name": "rules", "preset": "default", "thresholds": {"R1b.penalise": 0.6}}
+    other = StudyStore(tmp_path / "other")
+    other.create(study, "fingerprint")
+
+    run(app, "replay", other.path)
+    run(app, "replay", other.path, "--set", "R2.errors=3")
+    result = runner.invoke(app, ["replay", str(other.path), "--preset", "strict"])
+
+    assert str(result.exception).startswith(
+        "--preset strict: R1b.penalise=0.6: must not be above R1b.prune (0.4, preset strict)"
+    )
 
 
 def test_a_version_that_judges_otherwise_says_so(app, every_kind):
@@ -374,6 +401,19 @@ def test_verdicts_are_not_saved_among_the_study_s(app, real):
         (["--set", "R1b.prune"], "must be NAME=VALUE, such as R1b.prune=0.4."),
         (["--set", "R1b.prune=much"], "must be a finite number. The default is R1b.prune=0."),
         (["--set", "R1b.prune=inf"], "must be a finite number"),
+        (
+            ["--set", "R1b.prune=-1"],
+            "--set R1b.prune=-1: must be at least 0: share of its progress that a trial has lost",
+        ),
+        (
+            ["--set", "R1b.penalise=0.9"],
+            "--set R1b.penalise=0.9: must not be above R1b.prune (0.5)",
+        ),
+        (["--set", "R1b.prune=0.1"], "Use 0.2 or more, or set R1b.penalise to 0.1 or less, too."),
+        (
+            ["--preset", "strict", "--set", "R1b.penalise=0.45"],
+            "--set R1b.penalise=0.45: must not be above R1b.prune (0.4, preset strict)",
+        ),
         (["--judge", "chaptr"], "Did you mean chapter? Judges: rules, chapter,"),
         (["--judge", "chapter", "--set", "R1b.prune=1"], "or add --judge rules."),
         (["--judge", "chapter", "--preset", "strict"], "--preset: presets and thresholds are"),

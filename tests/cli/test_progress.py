@@ -18,8 +18,23 @@ from stabsearch.cli.progress import (
     progress_for,
     trial_line,
 )
-from stabsearch.records import Outcome, Recommendation, Severity, StoppedBy, TrialRecord
+from stabsearch.records import (
+    Outcome,
+    Purpose,
+    Recommendation,
+    Severity,
+    StoppedBy,
+    TrialRecord,
+)
 from stabsearch.search.observer import StudyOverview
+
+TRACEBACK = (
+    "Traceback (most recent call last):\n"
+    '  File "nets.py", line 3, in forward\n'
+    "    return self.layers(x)\n"
+    "RuntimeError: CUDA error: misaligned\n"
+    "For debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+)
 
 
 class Clock:
@@ -186,11 +201,19 @@ def test_a_lower_score_that_is_not_stable_is_not_the_best():
             "STOPPED behind others  score 0.9",
         ),
         (record(outcome=Outcome.FAILED, reason="CUDA out of memory."), "FAILED  CUDA out of"),
+        (record(outcome=Outcome.FAILED, reason=TRACEBACK), "FAILED  RuntimeError: CUDA error"),
     ],
-    ids=["stable", "penalised", "not learning", "rank", "failed"],
+    ids=["stable", "penalised", "not learning", "rank", "failed", "failed in our sight"],
 )
 def test_ending_says_what_happened_and_why(trial, ending):
     assert f"  {ending}" in trial_line(trial)
+
+
+def test_a_failed_trial_is_one_line_like_every_other(log):
+    log.on_study_start(overview())
+    log.on_trial_end(record(outcome=Outcome.FAILED, reason=TRACEBACK))
+
+    assert len(lines(log)) == 2
 
 
 def test_restarted_trial_is_announced(log):
@@ -201,6 +224,36 @@ def test_restarted_trial_is_announced(log):
     assert lines(log)[1:] == ["0003-0  starts again from step 400, attempt 2: its worker was lost"]
 
 
+def test_a_trial_that_an_earlier_run_left_goes_on_and_lost_no_worker(log):
+    log.on_study_start(overview())
+    log.on_trial_start(record("0003-0", attempts=2, steps=1625))
+    log.on_trial_start(record("0003-0", attempts=3, steps=1700))
+    log.on_trial_start(record("0004-0", attempts=2))
+
+    assert lines(log)[1:] == [
+        "0003-0  goes on from step 1625 (attempt 2)",
+        "0003-0  starts again from step 1700, attempt 3: its worker was lost",
+        "0004-0  starts again (attempt 2)",
+    ]
+
+
+def test_a_short_trial_that_once_lost_its_worker_goes_on_without_another_loss(log):
+    log.on_study_start(overview())
+    log.on_trial_start(record("0003-0"))
+    log.on_trial_start(record("0003-0", attempts=2, steps=100))
+    log.on_trial_end(stable("0003-0", 0.5, attempts=2, steps=200))
+    log.on_trial_start(record("0003-0", attempts=2, steps=200))
+    log.on_trial_end(stable("0004-0", 0.5, steps=200))
+    log.on_trial_start(record("0004-0", steps=200))
+
+    said = [line for line in lines(log) if "goes on" in line or "again" in line]
+    assert said == [
+        "0003-0  starts again from step 100, attempt 2: its worker was lost",
+        "0003-0  goes on from step 200 (attempt 2)",
+        "0004-0  goes on from step 200",
+    ]
+
+
 def test_resumed_study_counts_what_was_finished(log):
     finished = (stable("0000-0", 0.5), pruned("0001-0"))
     log.on_study_start(overview(finished=finished))
@@ -209,6 +262,23 @@ def test_resumed_study_counts_what_was_finished(log):
     assert "12 trials of up to 2000 steps, 2 of them already finished, 2 at" in lines(log)[0]
     assert lines(log)[1].startswith("[ 3/12] 0002-0")
     assert "best so far" not in lines(log)[1]
+
+
+def test_trials_of_the_confirmation_are_counted_apart_from_those_of_the_search(log):
+    finished = (
+        stable("0000-0", 0.5),
+        stable("0001-0", 0.5, purpose=Purpose.PROBE),
+        stable("0000-1", 0.5, purpose=Purpose.CONFIRM),
+        stable("0002-0", 0.5, purpose=Purpose.STRESS),
+        stable("0002-1", 0.5, purpose=Purpose.STRESS),
+    )
+    told = {"num_trials": 8, "is_open_ended": True, "max_train_steps": 200}
+    log.on_study_start(overview(finished=finished, num_workers=0, **told))
+
+    assert lines(log) == [
+        "digits: at most 8 trials of up to 200 steps, 2 of them already finished, and 3 of the "
+        "confirmation, results in /results/digits"
+    ]
 
 
 class TestRemainingTime:

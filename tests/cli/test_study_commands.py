@@ -17,7 +17,7 @@ import yaml
 
 from stabsearch.cli.main import main
 from stabsearch.errors import ClusterError, EnvironmentProblem, ResultsError
-from stabsearch.records import Confirmation, Recommendation
+from stabsearch.records import Confirmation, Purpose, Recommendation
 from stabsearch.results.store import StudyStore
 from stabsearch.spec_file import load_study
 
@@ -170,7 +170,8 @@ def test_bad_input_is_one_message_exit_code_2_and_no_folder(here, capsys, comman
         ),
         (
             ["x.yaml", "--workers", "-1"],
-            "--workers: resources.workers: -1 — must be at least 1. Correct the value.",
+            "--workers: resources.workers: -1 — must be at least 1. Use 1 or more, or null, the "
+            "default.",
         ),
         (
             ["x.yaml", "--storage", "s3://b"],
@@ -232,6 +233,57 @@ def test_data_that_cannot_be_loaded_is_one_message_before_ray_starts(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}")
     assert "Traceback" not in error
+    assert not Path("results").exists()
+
+
+MY_NETS = """
+import math
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, sample_shape, channels=4):
+        super().__init__()
+        print("a net is built")
+        self.layer = nn.Linear(math.prod(sample_shape), math.prod(sample_shape))
+
+    def forward(self, x_t, timesteps):
+        return self.layer(x_t.flatten(1)).view_as(x_t)
+
+
+class Flat(Net):
+    def forward(self, x_t, timesteps):
+        return self.layer(x_t.flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{name: unet, num_resolutions: 6}", "trainer.model.num_resolutions: 6 needs a height"),
+        (
+            "{name: 'nets_of_mine:Net', n_channels: 3}",
+            "trainer.model.n_channels: unknown field of nets_of_mine:Net. Did you mean channels?",
+        ),
+        (
+            "{name: 'nets_of_mine:Flat'}",
+            "trainer.model: nets_of_mine:Flat — forward returned shape [2, 64] for x_t of shape",
+        ),
+    ],
+    ids=["built in", "field", "shape"],
+)
+def test_a_model_that_is_no_denoiser_of_the_data_is_one_message_before_ray_starts(
+    here, capsys, monkeypatch, model, message
+):
+    monkeypatch.syspath_prepend(str(here))
+    Path("nets_of_mine.py").write_text(MY_NETS)
+    Path("x.yaml").write_text(MINIMAL + f"trainer: {{model: {model}}}\n")
+
+    assert main(["run", "x.yaml"]) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: x.yaml: {message}")
+    assert len(error.splitlines()) == 1
     assert not Path("results").exists()
 
 
@@ -433,15 +485,18 @@ class TestRun:
             calls.maps.append(folder)
             return [folder / "map.png"]
 
-        def run_with(recommendation, *arguments, interrupted=False, raises=None, write_map=draw):
+        def run_with(
+            recommendation, *arguments, interrupted=False, raises=None, write_map=draw, records=()
+        ):
             def run_study(spec, *, address, observer):
                 calls.studies.append((spec, address))
+                sys.stdout.write("a user's own code prints this")
                 if raises is not None:
                     raise raises
                 spec.path.mkdir(parents=True)
                 observer.on_study_end(recommendation, interrupted=interrupted)
                 return study.StudyResult(
-                    results=SimpleNamespace(trials=None),
+                    results=SimpleNamespace(trials=None, records=lambda: list(records)),
                     recommendation=recommendation,
                     interrupted=interrupted,
                     path=spec.path,
@@ -595,6 +650,55 @@ class TestRun:
         assert fields["path"] == str(here / "results/test")
         assert fields["interrupted"] is False
         assert "finished after" in said.err
+        assert "a user's own code prints this" in said.err
+
+    @pytest.mark.parametrize("options", [["--dry-run"], []])
+    def test_what_a_module_prints_when_it_is_imported_is_not_in_the_json(
+        self, run, capsys, monkeypatch, here, options
+    ):
+        monkeypatch.syspath_prepend(str(here))
+        monkeypatch.delitem(sys.modules, "prints_of_mine", raising=False)
+        Path("prints_of_mine.py").write_text("print('hello')\ndef net(shape): ...\n")
+        Path("x.yaml").write_text(MINIMAL + "trainer: {model: {name: 'prints_of_mine:net'}}\n")
+        run(self.FOUND, "--json", *options)
+
+        said = capsys.readouterr()
+        assert isinstance(json.loads(said.out), dict)
+        assert "hello" in said.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ([], "stabsearch run x.yaml --trials 12"),
+            (["--no-plot", "--trials", "5"], "stabsearch run x.yaml --no-plot --trials 8"),
+            (["--trials=3", "--seeds", "1"], "stabsearch run x.yaml --seeds 1 --trials 5"),
+        ],
+    )
+    def test_where_the_trials_did_not_suffice_the_command_for_more_is_said(
+        self, run, capsys, arguments, expected
+    ):
+        Path("x.yaml").write_text(MINIMAL + "trials: 8\n")
+        records = [SimpleNamespace(setting=setting, purpose=Purpose.PROBE) for setting in range(8)]
+        run(replace(self.FOUND, is_precise=False), *arguments, records=records)
+
+        out = capsys.readouterr().out
+        assert out[out.index("\nNext") :].splitlines()[2].strip() == expected
+
+    @pytest.mark.parametrize(
+        ("changes", "purpose"),
+        [
+            ({"is_precise": True}, Purpose.PROBE),
+            ({"is_precise": None}, Purpose.SEARCH),
+            ({"is_precise": False}, Purpose.STRESS),
+            ({"is_precise": False, "params": None}, Purpose.PROBE),
+        ],
+        ids=["precise", "not asked", "trials left", "nothing stable"],
+    )
+    def test_more_trials_are_proposed_for_nothing_else(self, run, capsys, changes, purpose):
+        records = [SimpleNamespace(setting=setting, purpose=purpose) for setting in range(40)]
+        run(replace(self.FOUND, **changes), records=records)
+
+        assert "--trials" not in capsys.readouterr().out
 
     def test_flags_reach_the_study(self, run):
         arguments = ("--storage", "out", "--trials", "7", "--seeds", "3", "--workers", "2")

@@ -5,6 +5,7 @@ from itertools import pairwise
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.collections import QuadMesh
 from matplotlib.image import imread
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
@@ -225,6 +226,41 @@ def test_one_parameter_is_drawn_against_the_score(tmp_path):
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "predicted score" in labels
     assert any(label.startswith("edge") for label in labels)
+
+
+def dead(setting, learning_rate, symptom):
+    is_unstable = symptom in DIVERGENCES
+    return synthetic.record(
+        setting,
+        learning_rate=learning_rate,
+        outcome=Outcome.DIVERGED if is_unstable else Outcome.STOPPED,
+        stopped_by=StoppedBy.GATE,
+        severity=Severity.PRUNE,
+        rule="R1c",
+        symptom=str(symptom),
+        score=5.0,
+    )
+
+
+DEAD = [
+    *(dead(i, 0.003 * 2**i, Symptom.NOT_LEARNING) for i in range(4)),
+    *(dead(i, 0.003 * 2**i, Symptom.WORSE_THAN_TRIVIAL) for i in range(4, 7)),
+]
+
+
+@pytest.mark.parametrize("has_learned", [False, True])
+def test_no_score_is_predicted_where_no_trial_learned(tmp_path, has_learned):
+    """A surface through dead trials alone is the score of a dead network, all over the plane."""
+    poor = synthetic.record(
+        9, learning_rate=0.001, symptom=str(Symptom.LOSS_STUCK), severity=Severity.PENALISE
+    )
+    results = results_of(tmp_path, [*DEAD, *[poor] * has_learned])
+
+    figure = draw_map(results, recommend(results))
+
+    meshes = [c for c in figure.axes[0].collections if isinstance(c, QuadMesh)]
+    assert bool(meshes) is has_learned
+    assert len(figure.axes) == 1 + has_learned, "a colour bar, if there is something to read"
 
 
 def test_of_three_parameters_the_rate_and_the_clip_are_drawn(tmp_path):

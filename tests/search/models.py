@@ -133,13 +133,22 @@ class DivergesForItsSecondSeed(LinearDenoiser):
         return super().forward(x_t, timesteps) + poison
 
 
-class SlowToStart(LinearDenoiser):
-    """Leaves its process's id in ``folder``; every process but the first is slow to come up."""
+class CannotTrain(LinearDenoiser):
+    """Predicts, and raises where a gradient is wanted: only a worker finds out."""
 
-    def __init__(self, sample_shape, *, folder):
+    def forward(self, x_t, timesteps):
+        if torch.is_grad_enabled():
+            raise RuntimeError("this model cannot train")
+        return super().forward(x_t, timesteps)
+
+
+class SlowToStart(LinearDenoiser):
+    """Leaves its process's id in ``folder``; every worker but the first is slow to come up."""
+
+    def __init__(self, sample_shape, *, folder, driver):
         super().__init__(sample_shape)
         mine = Path(folder) / str(os.getpid())
-        if not mine.exists():
+        if os.getpid() != driver and not mine.exists():
             mine.touch()
             if len(list(Path(folder).iterdir())) > 1:
                 time.sleep(4)

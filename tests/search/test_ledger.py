@@ -8,7 +8,7 @@ import pytest
 
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom, Verdict
 from stabsearch.results.store import StudyStore
-from stabsearch.search.ledger import Ledger, LiveTrial
+from stabsearch.search.ledger import FAILURES_BEFORE_ABORT, Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver
 from tests.stability.reports import evaluation, facts, report
 
@@ -223,3 +223,18 @@ def test_the_larger_a_trials_tables_the_seldomer_they_are_written(ledger, monkey
     train(ledger, trial, (10, 20, 30, 40))  # half a second to write: not again for fifty
 
     assert written == [1, 4]
+
+
+def test_a_study_that_cannot_go_on_says_what_was_raised_and_where_the_rest_is(ledger):
+    reason = (
+        'Traceback (most recent call last):\n  File "nets.py", line 3, in forward\nKeyError: 5'
+    )
+    for setting in range(FAILURES_BEFORE_ABORT):
+        ledger.add(short_trial(trial_id=f"{setting:04}-0", setting=setting))
+        ledger.begin(f"{setting:04}-0")
+        ledger.end(f"{setting:04}-0", Outcome.FAILED, reason=reason)
+
+    said, where = str(ledger.fatal).splitlines()
+    assert said == "the first 3 trials all failed. The first one said: KeyError: 5"
+    assert where == f"`stabsearch explain {ledger._store.path} 0000-0` shows where."
+    assert {record.reason for record in ledger.finished()} == {reason}

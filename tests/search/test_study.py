@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import optuna
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from stabsearch.errors import EnvironmentProblem, ResultsError, StudyAborted
+from stabsearch.errors import EnvironmentProblem, ResultsError, SpecError, StudyAborted
 from stabsearch.records import Outcome
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.study import run_study
@@ -200,7 +201,7 @@ def test_a_worker_process_is_started_once_however_slowly(tiny_study, tmp_path):
     folder = tmp_path / "processes"
     folder.mkdir()
     trainer = {
-        "model": {"name": f"{MODELS}:SlowToStart", "folder": str(folder)},
+        "model": {"name": f"{MODELS}:SlowToStart", "folder": str(folder), "driver": os.getpid()},
         "max_train_steps": 2000,
         "report_every": 100,
         "eval_every": 500,
@@ -220,11 +221,25 @@ def test_the_data_is_loaded_once_for_all_trials_and_workers(tiny_study, tmp_path
     assert len(calls.read_text().splitlines()) == 1
 
 
-def test_a_model_that_cannot_be_built_ends_the_study_with_its_own_error(tiny_study):
+def test_a_model_that_cannot_be_built_is_refused_before_a_folder_is_made(tiny_study, tmp_path):
     study = tiny_study(trials=8, trainer={"model": {"name": f"{MODELS}:broken"}})
-    with pytest.raises(StudyAborted, match="this model cannot be built"):
+    with pytest.raises(SpecError, match="this model cannot be built"):
         run_study(study)
 
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_model_that_cannot_train_ends_the_study_with_its_own_error(tiny_study):
+    study = tiny_study(trials=8, trainer={"model": {"name": f"{MODELS}:CannotTrain"}})
+    with pytest.raises(StudyAborted) as told:
+        run_study(study)
+
+    text = str(told.value)
+    assert "The first one said: RuntimeError: this model cannot train\n" in text
+    assert f"`stabsearch explain {study.path} 0000-0` shows where." in text
+    assert "in your code, mend it and run the same command" in text
+    assert "give the study another `name:`" in text
+    assert "Traceback" not in text
     # It was the code's fault: Optuna learns nothing of it.
     assert {t.state.name for t in optuna_study(study.path).trials} <= {"FAIL"}
 

@@ -20,9 +20,16 @@ def check_width(width: int, multiple: int, reason: str) -> None:
 def image_shape(model: str, sample_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Channels, height and width; raises ValueError where the examples are no images."""
     if len(sample_shape) != 3:
+        shape = ", ".join(map(str, sample_shape))
+        remedy = (
+            f"if they are images of one channel, save them as [N, 1, {shape}] (images[:, None]); "
+            "else use mlp"
+            if len(sample_shape) == 2
+            else "use mlp for them"
+        )
         raise ValueError(
             f"model.name {model} needs images [channels, height, width], but the data's examples "
-            f"have shape {list(sample_shape)}; use mlp for them."
+            f"have shape [{shape}]; {remedy}."
         )
     channels, height, width = sample_shape
     return channels, height, width

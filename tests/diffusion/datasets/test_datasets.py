@@ -57,6 +57,69 @@ def test_data_that_cannot_be_trained_on_is_refused(examples, complaint):
         make_dataset(lambda: examples, {}, 0.2, 0)
 
 
+def test_broken_numbers_are_counted_and_the_first_is_named(tmp_path):
+    images = np.zeros((10, 2, 3, 3), dtype=np.float32)
+    images[4, 1, 0, 2] = np.nan
+    images[4, 1, 2, 2] = np.inf
+    images[7, 0, 0, 0] = -np.inf
+    path = str(tmp_path / "images.npy")
+    np.save(path, images)
+
+    with pytest.raises(ValueError, match="NaN or Inf") as error:
+        make_dataset(DATASETS["array"], {"path": path}, 0.2, 0)
+
+    assert str(error.value) == (
+        f"{path} holds NaN or Inf (as float32): 3 of 180 numbers, in 2 of 10 examples, the first "
+        "at index [4, 1, 0, 2]. Mend those examples, or leave them out."
+    )
+
+
+NORMAL = np.random.default_rng(0).normal(size=(200, 16))
+
+
+@pytest.mark.parametrize("std", [0.04, 1.0, 5.0, 9.0])
+def test_data_of_an_unusual_scale_is_taken(std):
+    """Latents have a standard deviation of about 5."""
+    dataset = make_dataset(lambda: std * NORMAL, {}, 0.2, 0)
+
+    assert dataset.train.std() == pytest.approx(std, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("examples", "words"),
+    [
+        (
+            60 * NORMAL,
+            r"the data has a standard deviation of \d\d.*, while .* numbers by about \d\d\.",
+        ),
+        (0.01 * NORMAL, r"standard deviation of 0\.01, .* numbers by about 0\.01\."),
+        (1000 + 50 * NORMAL, r"Subtract their mean, 999, and divide by about 50\."),
+        (
+            np.random.default_rng(0).uniform(0, 255, size=(50, 1, 4, 4)),
+            r"x / 127\.5 - 1, or save them as uint8",
+        ),
+    ],
+    ids=["large", "small", "offset", "pixels"],
+)
+def test_data_whose_scale_is_not_that_of_the_noise_is_refused(examples, words):
+    with pytest.raises(ValueError, match=words):
+        make_dataset(lambda: examples, {}, 0.2, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("digits", {}),
+        ("mixture", {}),
+        ("gaussian", {}),
+        ("mixture", {"radius": 50.0}),
+        ("gaussian", {"num_dimensions": 256, "decay": 2.0}),
+    ],
+)
+def test_a_scale_that_the_study_writes_is_as_it_is_meant(name, options):
+    make_dataset(DATASETS[name], options, 0.2, 0)
+
+
 def test_dataset_is_read_in_place_from_read_only_shared_memory():
     channels_last = np.random.default_rng(0).normal(size=(30, 4, 4, 3))
     dataset = make_dataset(lambda: np.moveaxis(channels_last, -1, 1), {}, 0.2, 0)

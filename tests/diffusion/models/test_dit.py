@@ -85,8 +85,13 @@ def test_width_that_heads_do_not_divide_is_refused():
 
 
 def test_data_that_are_no_images_are_refused():
-    with pytest.raises(ValueError, match=r"model\.name dit needs images .* \[4, 4\]; use mlp"):
-        DiT((4, 4))
+    with pytest.raises(ValueError, match=r"model\.name dit needs images .* \[4\]; use mlp"):
+        DiT((4,))
+
+
+def test_images_without_channels_are_answered_with_how_to_add_them():
+    with pytest.raises(ValueError, match=r"save them as \[N, 1, 8, 6\] \(images\[:, None\]\)"):
+        DiT((8, 6))
 
 
 def test_patches_that_do_not_fill_the_image_are_refused_with_those_that_do():

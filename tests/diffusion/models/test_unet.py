@@ -92,6 +92,11 @@ def test_data_that_are_no_images_are_refused():
         UNet((64,))
 
 
+def test_images_without_channels_are_answered_with_how_to_add_them():
+    with pytest.raises(ValueError, match=r"save them as \[N, 1, 8, 8\] \(images\[:, None\]\)"):
+        UNet((8, 8))
+
+
 def test_size_that_cannot_be_halved_is_refused_with_what_can_be():
     UNet((1, 12, 8), width=4, num_resolutions=3)
     message = r"model\.num_resolutions 4 .* multiples of 8, .* 12 x 8; set it to 3 at most"
