@@ -195,7 +195,8 @@ def test_a_study_is_complete_when_seeds_search_and_confirmation_are():
 
     assert is_complete(spec, strategy, records())
     assert not is_complete(spec, strategy, records()[:23])
-    assert not is_complete(spec.model_copy(update={"trials": 25}), strategy, records())
+    longer = spec.model_copy(update={"trials": 25})
+    assert not is_complete(longer, make_strategy(longer), records())
     assert not is_complete(spec.model_copy(update={"seeds": 2}), strategy, records())
     asked = StudySpec.model_validate(spec.model_dump() | {"confirm": {"seeds": 2}})
     assert not is_complete(asked, strategy, records())
