@@ -6,6 +6,7 @@ A round is read from the trials alone, so that a resumed study goes on with it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +161,15 @@ def rounds_of(
     for record in records:
         for setting in _confirmed_by(record, params, study, asked):
             begun[setting] = min(begun.get(setting, math.inf), record.started_at)
+    # The missing seeds come first: a stress test of a setting that lacks some is another one's,
+    # from before the study asked for other stress.
+    seeds = Counter(r.setting for r in records if r.purpose in OWN_PURPOSES)
+    confirmed = {r.setting for r in records if r.purpose is Purpose.CONFIRM}
+    begun = {
+        setting: at
+        for setting, at in begun.items()
+        if setting in confirmed or seeds[setting] >= asked.num_seeds
+    }
     return [
         round_of(setting, params[setting], records, study, asked, is_unstable, free)
         for setting in sorted(begun, key=lambda number: (begun[number], number))

@@ -103,6 +103,27 @@ def test_nothing_is_planned_where_nothing_is_stable():
     assert recommend_from(records, STUDY).confirmation is None
 
 
+def test_the_stress_test_of_another_setting_begins_no_round_when_the_study_asks_for_less():
+    """1e-3 held at 4e-3, two octaves above; one octave above 2e-3 is the same rate."""
+    space = {"learning_rate": {"choice": [1e-3, 2e-3, 4e-3]}}
+    records = [
+        synthetic.record(n, params={"learning_rate": rate}, score=0.9 + 0.1 * n, started_at=1.0)
+        for n, rate in enumerate(space["learning_rate"]["choice"])
+    ]
+    records += [
+        synthetic.record(0, seed, params={"learning_rate": 1e-3}, score=0.9, started_at=100.0,
+                         purpose=Purpose.CONFIRM) for seed in (1, 2)
+    ]  # fmt: skip
+    records += [
+        synthetic.record(3, seed, params={"learning_rate": 4e-3}, score=1.2, started_at=101.0,
+                         purpose=Purpose.STRESS) for seed in range(3)
+    ]  # fmt: skip
+
+    for octaves in (2.0, 1.0):
+        study = STUDY | {"space": space, "confirm": {"seeds": 3, "stress_octaves": octaves}}
+        assert recommend_from(records, study).params == {"learning_rate": 1e-3}
+
+
 def test_zero_stress_octaves_is_no_stress_test():
     study = STUDY | {"confirm": {"seeds": 3, "stress_octaves": 0}}
     records = searched()
