@@ -138,7 +138,7 @@ def introduction() -> Iterator[str]:
         f"({MOST_NEAR_BEST} at most) or the answer itself. At most: above their lowest mean, "
         "which is lower than that setting's expectation by the luck of its seeds. At least: above "
         "the setting that all seeds but one choose, on that one. The grid's own seeds, of which "
-        "it has two to ten, flatter its best setting more (docs/decisions.md)."
+        "it has two to six, flatter its best setting more (docs/decisions.md)."
     )
     yield table(["method", "settings"], [[name, entry.what] for name, entry in METHODS.items()])
     yield from edges.known_exactly()

@@ -19,6 +19,7 @@ from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.space import (
     CLIP_REACH,
     MAX_GRAD_NORM,
+    clips_by_norm,
     field_value,
     gradient_ceiling,
     norm_threshold,
@@ -66,7 +67,7 @@ def clip_meaning(pick: Candidate, study: Mapping[str, Any]) -> str:
         rate=float(np.mean(rates)) if rates else 0.0,
         acted=f"{sum(rate > 0 for rate in rates)} of {count(len(rates), 'seed')}",
         typical=_typical_norm(pick),
-        is_by_norm=_has_norm_threshold(study, pick.params) or _is_unclipped(study, pick.params),
+        is_by_norm=clips_by_norm(study, pick.params) or _is_unclipped(study, pick.params),
         advice=guard_advice(pick, study),
         is_step=steps_with_gradient(study, pick.params),
         is_guarded=pick.is_guarded,
@@ -78,16 +79,10 @@ def guard_advice(pick: Candidate, study: Mapping[str, Any]) -> str:
     """Which max_grad_norm would be a guard; empty where the norms of trials do not say it: other
     strategies clip by other thresholds, or by another norm."""
     typical, clipping = _typical_norm(pick), field_value(study, pick.params, "clipping")
-    if typical is None or not (clipping == "none" or _has_norm_threshold(study, pick.params)):
+    if typical is None or not (clipping == "none" or clips_by_norm(study, pick.params)):
         return ""
     how = "clipping global_norm with a" if clipping == "none" else "a"
     return f"{how} max_grad_norm of {number(CLIP_REACH * typical)} or less would be a guard"
-
-
-def _has_norm_threshold(study: Mapping[str, Any], params: Params) -> bool:
-    """Whether its strategy clips by the total 2-norm of the gradient."""
-    is_two_norm = field_value(study, params, "grad_norm_type") in (2, None)
-    return field_value(study, params, "clipping") in ("global_norm", None) and is_two_norm
 
 
 def _is_unclipped(study: Mapping[str, Any], params: Params) -> bool:

@@ -116,10 +116,13 @@ def norm_threshold(study: Mapping[str, Any], params: Params) -> ParamValue:
     The threshold of another norm than the total 2-norm does not compare with the norms that
     trials report.
     """
-    norm_type = field_value(study, params, "grad_norm_type")
-    if field_value(study, params, "clipping") != "global_norm" or norm_type not in (2, None):
-        return None
-    return field_value(study, params, MAX_GRAD_NORM)
+    return field_value(study, params, MAX_GRAD_NORM) if clips_by_norm(study, params) else None
+
+
+def clips_by_norm(study: Mapping[str, Any], params: Params) -> bool:
+    """Whether a setting's max_grad_norm is one of the total 2-norm of the gradient."""
+    is_two_norm = field_value(study, params, "grad_norm_type") in (2, None)
+    return is_two_norm and field_value(study, params, "clipping") == "global_norm"
 
 
 def search_space(study: Mapping[str, Any], records: Sequence[TrialRecord]) -> SearchSpace:

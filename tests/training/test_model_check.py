@@ -18,6 +18,7 @@ from stabsearch.spec import DataSpec, StudySpec
 from stabsearch.training import model_check
 from stabsearch.training.model_check import check_study_model, searched_models
 from stabsearch.training.trainer import Trainer
+from tests.search.models import WithBatchNorm
 
 built: list[dict[str, object]] = []
 """Options of every Denoiser that was made."""
@@ -111,17 +112,6 @@ class DrawsFromEverywhere(Denoiser):
         return (
             super().forward(x_t, timesteps) * random.random() * np.random.rand() * torch.rand(())
         )
-
-
-class LearnsItsStatistics(Denoiser):
-    """A batch of one example would be no batch for it."""
-
-    def __init__(self, sample_shape):
-        super().__init__(sample_shape)
-        self.norm = nn.BatchNorm1d(math.prod(sample_shape))
-
-    def forward(self, x_t, timesteps):
-        return super().forward(self.norm(x_t.flatten(1)).view_as(x_t), timesteps)
 
 
 def no_module(sample_shape):
@@ -276,7 +266,7 @@ def test_examples_and_random_numbers_stay_as_they_are(digits):
 
 
 def test_a_model_that_learns_statistics_of_the_batch_is_a_model(digits):
-    check_study_model(study({"name": "LearnsItsStatistics"}), digits)
+    check_study_model(study({"name": WithBatchNorm.__name__}), digits)
 
 
 def test_a_trial_after_the_check_is_the_same_trial(digits):
