@@ -167,9 +167,9 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
 
     The bar is half-way between the best constant prediction (C0) and the trivial loss: that of
     the best scalar gain (L_iso), where it is well below C0. A trial that once did better, or is
-    far above what the output 0 gives, has diverged. One that never moved is not learning. One that
-    came down part of the way and stays there is alive: it may be as good as its model can be, so
-    it only gets a warning.
+    far above what the output 0 gives and did not begin there, has diverged. One that never moved
+    is not learning. One that came down part of the way and stays there is alive: it may be as good
+    as its model can be, so it only gets a warning.
     """
     facts = window.facts
     if report.step < max(window.settled_warmup_end, 0.1 * facts.max_train_steps):
@@ -177,18 +177,21 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
     current = window.current_loss
     bar = trivial_bar(window, limits["R1c.midpoint"])
     hopeless = limits["R1c.hopeless"] * window.zero
-    is_hopeless = current > hopeless
-    is_stuck = (
-        current > bar
-        and window.has_progress_to_make
-        and window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS) > limits["R1c.falling_t"]
-    )
+    if not current > min(bar, hopeless):
+        return None
+    slope_t = window.log_loss_slope_t(SLOPE_SHARE, SLOPE_MIN_WINDOWS)
+    has_risen = window.rise > limits["R1d.excursion"] * window.batch_noise
+    began_there = window.first_batch_loss > hopeless and not has_risen
+    is_falling = began_there and slope_t < limits["R1c.falling_t"]
+    is_hopeless = current > hopeless and not is_falling
+    is_stuck = current > bar and window.has_progress_to_make and slope_t > limits["R1c.falling_t"]
     if not (is_stuck or is_hopeless):
         return None
-    has_diverged = is_hopeless or window.max_lost_progress > limits["R1b.penalise"]
+    has_lost = window.max_lost_progress > limits["R1b.penalise"]
+    has_diverged = has_lost or (is_hopeless and not began_there)
     is_alive = not has_diverged and current < window.alive_bar
     # One that blew up in its first steps and fell back to the output 0 has lost no window's worth.
-    has_diverged |= window.rise > limits["R1d.excursion"] * window.batch_noise and not is_alive
+    has_diverged |= has_risen and not is_alive
     reference = facts.reference
     relative = [
         loss / max((constant + isotropic) / 2, 1e-300)

@@ -57,6 +57,9 @@ ALIVE_SHARE = 0.25
 """A trial that came down by this share of the way from C0 to the trivial loss is learning, ..."""
 LOST_SHARE = 0.2
 """... unless it has lost more than this share of its progress again."""
+HIGHEST = 10.0
+"""Times the loss of the output 0: higher windows would leave no digits for a line through the
+losses that follow."""
 
 
 def judged_bins(facts: TrialFacts) -> list[int]:
@@ -313,11 +316,13 @@ class TrialWindow:
         ]
         self.max_lost_progress = max(self.max_lost_progress, self._lost_progress(loss))
         if math.isfinite(loss):
-            # Cut off at that of the output 0: a loss that came down from 1e5 to there, and stays,
-            # would read as falling for ever, and leave no digits for the rest.
-            self._log_loss.add(self.num_windows, math.log(max(min(loss, self.zero), 1e-300)))
+            # Cut off where training began: a loss that rose to 1e5, came down again, and stays,
+            # would read as falling for ever.
+            level = min(loss, self._start)
+            self._log_loss.add(self.num_windows, math.log(max(level, 1e-300)))
             if step - self.window_steps >= self.warmup_end:
-                self._loss.add(math.log2(step - self.window_steps / 2), min(loss, self.zero))
+                level = min(level, HIGHEST * self.zero)
+                self._loss.add(math.log2(step - self.window_steps / 2), level)
         self.pending_sum = [0.0] * self.num_bins
         self.pending_count = [0] * self.num_bins
 
@@ -348,12 +353,18 @@ class TrialWindow:
 
     @property
     def rise(self) -> float:
-        """Largest batch loss so far, warm-up included, over that of the untrained model or that of
-        the output 0, whichever is larger; NaN where the first batch's is not known."""
-        start = self.first_batch_loss
-        if not start < math.inf:
+        """Largest batch loss so far, warm-up included, over ``_start``; NaN where the first
+        batch's is not known."""
+        if not self.first_batch_loss < math.inf:
             return math.nan
-        return self.max_batch_loss / max(self.zero, start, 1e-300)
+        return self.max_batch_loss / max(self._start, 1e-300)
+
+    @property
+    def _start(self) -> float:
+        """Loss of the untrained model or of the output 0, whichever is larger; of the latter where
+        the first batch's is not known."""
+        start = self.first_batch_loss
+        return max(self.zero, start) if start < math.inf else self.zero
 
     @property
     def is_learning(self) -> bool:

@@ -184,7 +184,12 @@ def test_lost_progress_names_the_bin_that_lost_most():
         ([1.0, 0.5, 1.0] + [1.0] * 5, [(Symptom.WORSE_THAN_TRIVIAL, Severity.PRUNE)]),
         ([9.0, 5.0, 1.1] + [1.0] * 5, [(Symptom.NOT_LEARNING, Severity.PRUNE)]),
         ([1.0, 9.0, 5.0] + [1.0] * 5, [(Symptom.WORSE_THAN_TRIVIAL, Severity.PRUNE)]),
-        (np.geomspace(9.0, 1.6, 8).tolist(), [(Symptom.WORSE_THAN_TRIVIAL, Severity.PRUNE)]),
+        (np.geomspace(9.0, 1.6, 8).tolist(), []),
+        (np.geomspace(4.0, 1.1, 8).tolist(), []),
+        ([9.0] * 8, [(Symptom.NOT_LEARNING, Severity.PRUNE)]),
+        ([9.0, 5.0] + [2.0] * 6, [(Symptom.NOT_LEARNING, Severity.PRUNE)]),
+        ([1.0, *np.geomspace(9.0, 1.6, 7)], [(Symptom.WORSE_THAN_TRIVIAL, Severity.PRUNE)]),
+        ([2.0, *np.geomspace(90.0, 1.6, 7)], [(Symptom.WORSE_THAN_TRIVIAL, Severity.PRUNE)]),
     ],
     ids=[
         "never moved",
@@ -196,7 +201,12 @@ def test_lost_progress_names_the_bin_that_lost_most():
         "came down and went back",
         "started high and came to rest at a constant",
         "went up in warm-up and came to rest",
+        "began far above, and is falling",
+        "began above, and is falling to where a constant is",
+        "began far above, and never moved",
+        "began far above, and came to rest there",
         "far above, though falling",
+        "began above, and rose from there",
     ],
 )
 def test_worse_than_trivial(losses, expected):
