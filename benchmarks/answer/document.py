@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from benchmarks.answer import edges, end_to_end
 from benchmarks.answer.blackbox import Oracle, Setting
 from benchmarks.answer.fresh import (
-    CONTENDING,
     LONGER,
     MOST_NEAR_BEST,
     NEAR_BEST,
     REGRET_SEEDS,
+    ROUNDS,
     SEEDS,
     Kind,
     Regret,
@@ -166,11 +166,12 @@ def of_split(split: Split, by_grid: Mapping[str, Cases]) -> Iterator[str]:
 
 def regret_by_grid(rows: list[list[str]]) -> Iterator[str]:
     """What the pooled regret is made of."""
+    rounds = " and ".join(f"by {n} fresh seeds at most {within:.0%}" for n, within in ROUNDS)
     yield (
         f"{machine()}. Of `{OURS}`, where its answers were trained under fresh seeds; the bounds "
         "are explained in the first of these sections. May be best: settings whose score, by the "
         f"grid's own seeds, is at most {NEAR_BEST:.0%} above its best; still: of those the ones "
-        f"within {CONTENDING:.0%} of the best by their first {SEEDS} fresh seeds, which all got "
+        f"{rounds} above the lowest mean, which all got "
         "the number of seeds that is given. Of the safest: the regret of the setting with the "
         "lowest worst score around it, by the grid's own seeds, which is what the search looks "
         "for: what it would have if it knew all."

@@ -2,7 +2,7 @@
 
 Every setting that some search answered is trained with the grid's own trainer
 
-    same      10 fresh seeds, later 30 more
+    same      4 fresh seeds, later 10, and 40 where that decides
     doubled   10 fresh seeds at twice its learning rate
     longer    up to 10 fresh seeds for 4 times as many steps, the schedule stretched
 
@@ -56,8 +56,10 @@ FRESH_ID = "fresh"
 NEAR_BEST, MOST_NEAR_BEST = 0.08, 14
 """Settings of a grid whose score is at most this share above the best one's may be the best; at
 most so many of them are trained again."""
-CONTENDING = 0.03
-"""Of those only the ones so near to the best by the first fresh seeds get all the others."""
+ROUNDS = ((4, 0.06), (SEEDS, 0.03))
+"""(fresh seeds, share above the lowest mean by them): of those only the ones so near get further
+seeds. Two settings' scores differ by 3 to 6% from seed to seed, so that one that is as good lies
+three standard errors away."""
 
 
 class Kind(StrEnum):
@@ -102,7 +104,8 @@ def train_answers(
     """Train what is missing, until the time is up. May be killed and started again."""
     until = time.monotonic() + 60 * minutes
     _train(first_jobs(outcomes), until, folder)
-    _train(later_jobs(outcomes, folder), until, folder)
+    for seeds in (SEEDS, REGRET_SEEDS):
+        _train(later_jobs(outcomes, seeds, folder), until, folder)
 
 
 def _train(jobs: Iterable[Job], until: float, folder: Path) -> None:
@@ -131,22 +134,25 @@ def _train(jobs: Iterable[Job], until: float, folder: Path) -> None:
 def first_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
     """The trainings: of the settings that may be best, then of the most frequent answers."""
     for grid in outcomes:
-        for setting in (*near_best(grid), safest(grid)):
-            yield from _jobs(grid, setting, Kind.SAME)
+        for setting in near_best(grid):
+            yield from _jobs(grid, setting, Kind.SAME, ROUNDS[0][0])
+        yield from _jobs(grid, safest(grid), Kind.SAME)
     for grid, setting in answers_of(outcomes):
         for kind in Kind:
             yield from _jobs(grid, setting, kind)
 
 
-def later_jobs(outcomes: dict[str, list[Outcome]], folder: Path = FOLDER) -> Iterator[Job]:
-    """The further seeds that the regret takes; when the first ones are trained."""
+def later_jobs(
+    outcomes: dict[str, list[Outcome]], seeds: int, folder: Path = FOLDER
+) -> Iterator[Job]:
+    """Up to so many seeds of what the regret compares; when the rounds before are trained."""
     compared = [
         (grid, setting)
         for grid in outcomes
         for setting in (*contenders(grid, folder), safest(grid))
     ]
     for grid, setting in (*compared, *answers_of(outcomes)):
-        yield from _jobs(grid, setting, Kind.SAME, REGRET_SEEDS)
+        yield from _jobs(grid, setting, Kind.SAME, seeds)
 
 
 def answers_of(outcomes: dict[str, list[Outcome]]) -> list[tuple[str, Setting]]:
@@ -183,15 +189,17 @@ def safest(grid: str) -> Setting:
 
 
 def contenders(grid: str, folder: Path = FOLDER) -> list[Setting]:
-    """Of the settings that may be the best those that still may, by their first fresh seeds; all
-    of them where those are not trained."""
+    """Of the settings that may be the best those that still may, by the rounds of fresh seeds that
+    are trained."""
     settings = near_best(grid)
-    first = [_scores(grid, setting, folder)[:SEEDS] for setting in settings]
-    if min(map(len, first)) < SEEDS:
-        return settings
-    means = [statistics.fmean(them) for them in first]
-    bar = (1 + CONTENDING) * min(means)
-    return [setting for setting, mean in zip(settings, means, strict=True) if mean <= bar]
+    for seeds, within in ROUNDS:
+        first = [_scores(grid, setting, folder)[:seeds] for setting in settings]
+        if min(map(len, first)) < seeds:
+            break
+        means = [statistics.fmean(them) for them in first]
+        bar = (1 + within) * min(means)
+        settings = [s for s, mean in zip(settings, means, strict=True) if mean <= bar]
+    return settings
 
 
 @functools.cache

@@ -54,25 +54,43 @@ def test_the_most_frequent_answers_are_trained_first_and_none_of_no_answer():
     jobs = list(fresh.first_jobs(found))
 
     # Before them what they are compared with.
-    compared = [setting for setting in (*NEAR_BEST, SAFEST) for _ in range(10)]
-    assert [j.setting for j in jobs[:30]] == compared
-    assert {j.kind for j in jobs[:30]} == {"same"}
-    assert [j.setting for j in jobs[30:]] == [GOOD] * 22 + [DEAD] * 22
-    assert Counter(j.kind for j in jobs[30:52]) == {"same": 10, "doubled": 10, "longer": 2}
+    compared = [*(setting for setting in NEAR_BEST for _ in range(4)), *[SAFEST] * 10]
+    assert [j.setting for j in jobs[:18]] == compared
+    assert {j.kind for j in jobs[:18]} == {"same"}
+    assert [j.setting for j in jobs[18:]] == [GOOD] * 22 + [DEAD] * 22
+    assert Counter(j.kind for j in jobs[18:40]) == {"same": 10, "doubled": 10, "longer": 2}
     assert {j.seed for j in jobs} == set(range(1000, 1010))
 
 
 def test_the_further_seeds_are_those_of_answers_and_of_what_may_still_be_best(tmp_path):
     found = {GRID.name: [outcome(DEAD)]}
 
-    everything = list(fresh.later_jobs(found, tmp_path))
+    everything = list(fresh.later_jobs(found, 10, tmp_path))
     kept(tmp_path, GOOD, [4.0] * 10)
     kept(tmp_path, NEAR_BEST[0], [4.2] * 10)
-    contending = list(fresh.later_jobs(found, tmp_path))
+    contending = list(fresh.later_jobs(found, 40, tmp_path))
 
-    assert Counter(j.setting for j in everything) == dict.fromkeys([*NEAR_BEST, SAFEST, DEAD], 40)
+    assert Counter(j.setting for j in everything) == dict.fromkeys([*NEAR_BEST, SAFEST, DEAD], 10)
     assert Counter(j.setting for j in contending) == {GOOD: 40, SAFEST: 40, DEAD: 40}
     assert {j.kind for j in contending} == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "score", "is_left"),
+    [
+        (3, 9.0, True),
+        (4, 4.25, False),
+        (4, 4.23, True),
+        (9, 4.23, True),
+        (10, 4.13, False),
+        (10, 4.11, True),
+    ],
+)
+def test_a_setting_may_still_be_best(seeds, score, is_left, tmp_path):
+    kept(tmp_path, GOOD, [4.0] * 10)
+    kept(tmp_path, NEAR_BEST[0], [score] * seeds)
+
+    assert (NEAR_BEST[0] in fresh.contenders(GRID.name, tmp_path)) is is_left
 
 
 @pytest.mark.parametrize(
