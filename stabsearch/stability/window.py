@@ -57,6 +57,8 @@ ALIVE_SHARE = 0.25
 """A trial that came down by this share of the way from C0 to the trivial loss is learning, ..."""
 LOST_SHARE = 0.2
 """... unless it has lost more than this share of its progress again."""
+FAR_ABOVE = 1.5
+"""Times the loss of the output 0: no first batch of a model that outputs next to nothing."""
 HIGHEST = 10.0
 """Times the loss of the output 0: higher windows would leave no digits for a line through the
 losses that follow."""
@@ -353,18 +355,19 @@ class TrialWindow:
 
     @property
     def rise(self) -> float:
-        """Largest batch loss so far, warm-up included, over ``_start``; NaN where the first
-        batch's is not known."""
-        if not self.first_batch_loss < math.inf:
+        """Largest batch loss so far, warm-up included, over that of the untrained model or that of
+        the output 0, whichever is larger; NaN where the first batch's is not known."""
+        start = self.first_batch_loss
+        if not start < math.inf:
             return math.nan
-        return self.max_batch_loss / max(self._start, 1e-300)
+        return self.max_batch_loss / max(self.zero, start, 1e-300)
 
     @property
     def _start(self) -> float:
-        """Loss of the untrained model or of the output 0, whichever is larger; of the latter where
-        the first batch's is not known."""
-        start = self.first_batch_loss
-        return max(self.zero, start) if start < math.inf else self.zero
+        """Loss of the untrained model where that is far above the output 0's; else of the
+        latter."""
+        is_far = FAR_ABOVE * self.zero < self.first_batch_loss < math.inf
+        return self.first_batch_loss if is_far else self.zero
 
     @property
     def is_learning(self) -> bool:
@@ -377,15 +380,17 @@ class TrialWindow:
 
         (current - min) / max(C0 - min, (C0 - trivial) / 2); the second term keeps a trial that
         has hardly moved from losing "all" of nothing. Of the last window and the mean of the last
-        two the lower one counts: a steeply falling loss is below its own mean.
+        two the lower one counts: a steeply falling loss is below its own mean. Until a trial has
+        come down to C0, where it began stands in the place of C0, if that was far above.
         """
         if not self.recent_losses:
             return math.nan
         return self._lost_progress(min(self.current_loss, self.recent_losses[-1]))
 
     def _lost_progress(self, loss: float) -> float:
-        possible = self.constant - self.trivial
-        return (loss - self.min_loss) / max(self.constant - self.min_loss, 0.5 * possible)
+        began_above = self._start > self.zero and self.min_loss > self.constant
+        top = self._start if began_above else self.constant
+        return (loss - self.min_loss) / max(top - self.min_loss, 0.5 * (top - self.trivial))
 
     @property
     def bin_lost_progress(self) -> list[float]:

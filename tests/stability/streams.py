@@ -38,8 +38,9 @@ def random_facts(seed):
     )
 
 
-def random_reports(trial, seed):
-    """Its reports: bins without samples, uneven counts, a loss that falls, stays or comes back."""
+def random_reports(trial, seed, began=1.0):
+    """Its reports: bins without samples, uneven counts, a loss that falls from ``began``, stays or
+    comes back."""
     rng = np.random.default_rng([seed, 2])
     every = trial.report_every
     final = rng.uniform(0.05, 1.1) * np.array([0.6, 0.3, 0.1, 0.06]) * rng.lognormal(0, 0.5, 4)
@@ -56,8 +57,8 @@ def random_reports(trial, seed):
     outliers = rng.choice([0.01, 0.04, 0.08, 0.15])
     reports = []
     for step in range(every, trial.max_train_steps + 1, every):
-        clean = final + (1 - final) * 2 ** (-step / half_life)
-        clean = clean if step < relapse else clean + rng.uniform(0, 1) * (1 - clean)
+        clean = final + (began - final) * 2 ** (-step / half_life)
+        clean = clean if step < relapse else clean + rng.uniform(0, 1) * (began - clean)
         counts = rng.multinomial(samples, trial.bin_share)
         nonfinite = np.minimum(counts, rng.choice([0, 0, 0, 0, 0, 1], 4) * rng.integers(0, 5, 4))
         losses = clean * rng.lognormal(0, noise, 4)

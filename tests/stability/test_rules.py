@@ -147,6 +147,31 @@ def test_a_trial_that_hardly_moved_does_not_lose_all_of_nothing():
     assert verdicts(curve([1.0, 0.98, 0.98] + [1.05] * 5), rule="R1b") == []
 
 
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([9.0, 6.0, 4.0, 3.0, 3.3, 3.2, 3.4, 3.3], []),
+        ([9.0, 8.8, 9.2, 9.1, 9.0, 9.1, 8.9, 9.2], []),
+        ([9.0, 6.0, 4.0, 3.0, 4.5, 4.5], [Severity.PENALISE]),
+        ([9.0, 6.0, 4.0, 3.0, 9.0, 9.0], [Severity.PRUNE]),
+        ([9.0, 4.0, 1.1, 0.9, 1.5, 1.5], [Severity.PRUNE]),
+        ([1.0, 3.0, 3.0, 4.0, 4.0, 4.0], [Severity.PRUNE]),
+    ],
+    ids=[
+        "what it came down is the scale",
+        "and half of what there is",
+        "lost a quarter of that",
+        "lost all of it",
+        "below C0 that is the scale",
+        "a low beginning is no scale",
+    ],
+)
+def test_a_trial_that_began_far_above(losses, expected):
+    found = verdicts(curve(losses), rule="R1b")
+
+    assert [v.severity for _, v in found] == expected
+
+
 @pytest.mark.parametrize(("loss", "words"), [(0.7, "lost 60% of its"), (2.0, "lost all of its")])
 def test_lost_progress_is_said_in_words(loss, words):
     assert words in verdicts(curve([*FALLING, loss, loss]), rule="R1b")[-1][1].reason
