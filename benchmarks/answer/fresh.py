@@ -2,7 +2,7 @@
 
 Every setting that some search answered is trained with the grid's own trainer
 
-    same      4 fresh seeds, later 10, and 40 where that decides
+    same      10 fresh seeds, later 30 more; of settings that may be best 4 before them
     doubled   10 fresh seeds at twice its learning rate
     longer    up to 10 fresh seeds for 4 times as many steps, the schedule stretched
 
