@@ -95,8 +95,11 @@ def symptom_words(symptom: str, *, is_unstable: bool = True) -> str:
     """A symptom as it is stored, in words.
 
     A network that did not learn was either too timid or, above the rates of stable ones, killed.
+    A short trial that was killed has no symptom of its own yet.
     """
     if symptom == Symptom.NOT_LEARNING and is_unstable:
         return "never learned, its rate too high"
+    if not symptom and is_unstable:
+        return "had learned nothing where lower rates had"
     known = {member.value: words for member, words in SYMPTOM_WORDS.items()}
     return known.get(symptom, symptom.replace("_", " ") or "ended badly")

@@ -80,7 +80,8 @@ TRIALS: tuple[Column, ...] = (
         "is_unstable",
         _BOOL,
         "Evidence by itself that the setting lies beyond the stability edge. The recommendation "
-        "also counts a `not_learning` trial that has a stable one below its learning rate.",
+        "also counts a `not_learning` trial, or a short one that had learned nothing by its end, "
+        "where trials below its learning rate had learned.",
     ),
     Column(
         "stopped_by",

@@ -9,7 +9,11 @@ from typing import Any
 MIN_POINTS = 3
 """Two points are always on a line, and leave no error to speak of."""
 
-_Sums = tuple[float, float, float, float, float]
+BITS = 64
+"""Behind the point. Sums are integers, hence exact: of floats, one huge value would leave no
+digits for a line through those that follow."""
+
+_Sums = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +47,50 @@ class Trend:
     """Points in the order of time; prefix sums give any number of the last ones at once."""
 
     def __init__(self) -> None:
-        self._sums: list[_Sums] = [(0.0, 0.0, 0.0, 0.0, 0.0)]
-        self._origin: tuple[float, float] | None = None
+        self._sums: list[_Sums] = [(0, 0, 0, 0, 0)]
 
     def __len__(self) -> int:
         return len(self._sums) - 1
 
     def add(self, x: float, y: float) -> None:
         """Both must be finite."""
-        # Sums about the first point: differences of large sums would lose the small ones.
-        self._origin = self._origin or (x, y)
-        u, v = x - self._origin[0], y - self._origin[1]
+        u, v = _fixed(x), _fixed(y)
         a, b, c, d, e = self._sums[-1]
         self._sums.append((a + u, b + v, c + u * u, d + u * v, e + v * v))
 
     def line(self, count: int) -> Line | None:
         """Through the last ``count`` points; None without so many, or with fewer than three."""
-        if count < MIN_POINTS or count > len(self) or self._origin is None:
+        if count < MIN_POINTS or count > len(self):
             return None
         last, before = self._sums[-1], self._sums[-1 - count]
         x, y, xx, xy, yy = (new - old for new, old in zip(last, before, strict=True))
-        spread = xx - x * x / count
-        if spread <= 0:
+        # Each ``count`` times the sum of products of distances from the means.
+        spread, cross, rest = count * xx - x * x, count * xy - x * y, count * yy - y * y
+        if spread == 0:
             return None
-        slope = (xy - x * y / count) / spread
-        rest = max(0.0, yy - y * y / count - slope * slope * spread)
-        deviation = math.sqrt(rest / (count - 2))
+        unexplained = rest * spread - cross * cross
+        deviation = _root(unexplained // (spread * count * (count - 2)))
         return Line(
-            slope=slope,
-            slope_error=deviation / math.sqrt(spread),
-            mean_x=self._origin[0] + x / count,
-            mean_y=self._origin[1] + y / count,
+            slope=cross / spread,
+            slope_error=deviation / _root(spread // count),
+            mean_x=x / (count << BITS),
+            mean_y=y / (count << BITS),
             num_points=count,
             deviation=deviation,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": list(self._sums), "origin": self._origin}
+        return {"sums": list(self._sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums = [(a, b, c, d, e) for a, b, c, d, e in state["sums"]]
-        origin = state["origin"]
-        self._origin = None if origin is None else (origin[0], origin[1])
+
+
+def _fixed(value: float) -> int:
+    numerator, denominator = value.as_integer_ratio()
+    return (numerator << BITS) // denominator
+
+
+def _root(square: int) -> float:
+    """Of a product of two numbers with ``BITS`` each."""
+    return math.isqrt(square) / (1 << BITS)

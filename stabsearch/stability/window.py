@@ -59,9 +59,6 @@ LOST_SHARE = 0.2
 """... unless it has lost more than this share of its progress again."""
 FAR_ABOVE = 1.5
 """Times the loss of the output 0: no first batch of a model that outputs next to nothing."""
-HIGHEST = 10.0
-"""Times the loss of the output 0: higher windows would leave no digits for a line through the
-losses that follow."""
 
 
 def judged_bins(facts: TrialFacts) -> list[int]:
@@ -323,7 +320,6 @@ class TrialWindow:
             level = min(loss, self._start)
             self._log_loss.add(self.num_windows, math.log(max(level, 1e-300)))
             if step - self.window_steps >= self.warmup_end:
-                level = min(level, HIGHEST * self.zero)
                 self._loss.add(math.log2(step - self.window_steps / 2), level)
         self.pending_sum = [0.0] * self.num_bins
         self.pending_count = [0] * self.num_bins

@@ -10,7 +10,7 @@ from stabsearch.recommend.evidence import (
     out_of_order,
     unstable_trials,
 )
-from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
+from stabsearch.records import Look, Outcome, Severity, StoppedBy, Symptom
 from tests import synthetic_study as synthetic
 
 HALF = synthetic.STEPS // 2
@@ -20,6 +20,7 @@ ENDED_BY = {
     by: {"outcome": Outcome.STOPPED, "stopped_by": by} for by in (StoppedBy.PROBE, StoppedBy.GAUGE)
 }
 PROBE = synthetic.STEPS // 10
+C0 = synthetic.CONSTANT_SCORE
 BEYOND, WITHIN = Evidence(is_unstable=True), Evidence(is_unstable=False)
 WITHIN_BY = {
     share: Evidence(is_unstable=False, detection=detection)
@@ -123,6 +124,85 @@ def test_under_sgd_a_tight_clip_may_be_what_kept_it_from_learning(optimizer, cli
     )
 
     assert bool(unstable) is is_killed
+
+
+def look(score, step=PROBE):
+    return Look(
+        step=step, score=score, lr_gauge_octaves=None, grad_norm_median=1.0, grad_norm_late=1.0
+    )
+
+
+def short(number, learning_rate, score, **changes):
+    ended = ENDED_BY[StoppedBy.PROBE] | {"steps": PROBE, "looks": (look(score),)}
+    return synthetic.record(number, learning_rate=learning_rate, score=score, **ended | changes)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "is_killed"),
+    [
+        (C0, [(1e-3, 0.9 * C0)], True),
+        (1.1 * C0, [(1e-3, 0.95 * C0)], True),
+        (C0, [(1e-3, 0.96 * C0)], False),
+        (0.99 * C0, [(1e-3, 0.1 * C0)], False),
+        (None, [(1e-3, 0.9 * C0)], False),
+        (C0, [(1e-3, None)], False),
+        (C0, [(0.2, 0.9 * C0)], False),
+        (C0, [(1e-3, 0.9 * C0), (0.2, 0.9 * C0)], True),
+        (C0, [(1e-3, 0.9 * C0), (0.2, 0.9 * C0), (0.4, 0.9 * C0)], False),
+        (C0, [], False),
+    ],
+    ids=[
+        "learned-below",
+        "barely",
+        "hardly-learned-below",
+        "begun",
+        "no-score",
+        "no-score-below",
+        "learned-above",
+        "between",
+        "mostly-above",
+        "alone",
+    ],
+)
+def test_a_short_trial_without_progress_was_killed_if_a_lower_rate_had_learned(
+    mine, others, is_killed
+):
+    records = [short(n, rate, score) for n, (rate, score) in enumerate(others)]
+    records.append(short(9, 0.1, mine))
+
+    assert (unstable_trials(records, {}) == {"0009-0"}) is is_killed
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_killed"),
+    [
+        ({}, True),
+        ({"stopped_by": StoppedBy.RANK}, False),
+        ({"looks": (look(C0, PROBE), look(0.5 * C0, HALF)), "steps": HALF}, False),
+        ({"looks": (look(0.5 * C0, PROBE), look(C0, HALF)), "steps": HALF}, False),
+        ({"constant_score": None}, False),
+    ],
+    ids=["short", "stopped-by-rank", "learned-later", "nobody-else-so-late", "no-constant"],
+)
+def test_a_short_trial_is_compared_where_it_ended(changes, is_killed):
+    records = [short(0, 1e-3, 0.5 * C0), short(1, 0.1, C0, **changes)]
+
+    assert (unstable_trials(records, {}) == {"0001-0"}) is is_killed
+
+
+def test_what_learned_later_is_held_against_it_as_it_was_by_then():
+    full = synthetic.record(0, score=0.1 * C0, looks=(look(C0), look(0.5 * C0, HALF)))
+
+    assert not unstable_trials([full, short(1, 0.1, C0)], {})
+
+
+@pytest.mark.parametrize(("score", "is_killed"), [(C0, True), (0.5 * C0, False)])
+def test_a_short_trial_without_progress_speaks_for_no_other(score, is_killed):
+    """Of two that learned, one above: only then it was too timid."""
+    records = [short(0, 1e-3, 0.5 * C0), short(1, 0.2, score), short(2, 0.4, score)]
+    records.append(synthetic.record(9, learning_rate=0.1, **NOT_LEARNING))
+
+    assert ("0009-0" in unstable_trials(records, {})) is is_killed
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_every_symptom_has_words():
     assert set(SYMPTOM_WORDS) == set(Symptom)
     assert symptom_words("not_learning", is_unstable=False) == "did not learn"
     assert symptom_words("not_learning") == "never learned, its rate too high"
+    assert symptom_words("") == "had learned nothing where lower rates had"
+    assert symptom_words("", is_unstable=False) == "ended badly"
 
 
 def test_the_words_are_light_to_import():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -41,6 +42,21 @@ def test_a_long_series_loses_no_digits():
     y = 5.0 + 1e-4 * x
 
     assert filled(x, y).line(10).slope == pytest.approx(1e-4, rel=1e-4)
+
+
+@pytest.mark.parametrize("huge", [1e12, 1e38, 1e300])
+def test_a_huge_value_leaves_all_digits_for_what_follows(huge):
+    rng = np.random.default_rng(0)
+    x, y = np.arange(20.0), 0.4 + 1e-3 * rng.normal(size=20)
+
+    assert filled([-1, *x], [huge, *y]).line(20) == filled(x, y).line(20)
+
+
+def test_a_line_through_a_huge_value_is_as_far_off():
+    line = filled(range(4), [1e300, 0, 0, 0]).line(4)
+
+    assert line.slope == pytest.approx(-0.3e300)
+    assert line.deviation == pytest.approx(math.sqrt(0.15) * 1e300)
 
 
 def test_too_few_points_make_no_line():
