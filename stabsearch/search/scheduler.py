@@ -28,6 +28,7 @@ from stabsearch.records import (
     Severity,
     StoppedBy,
     TrialFacts,
+    TrialRecord,
     Verdict,
 )
 from stabsearch.search.guard import guarded
@@ -112,6 +113,11 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
             bounded = finite_score(score, constant_score)
             self._inner.on_trial_result(None, ranked, _inner_result(step, bounded))
 
+    def replay_ended(self, record: TrialRecord, scores: Iterable[tuple[int, float]]) -> None:
+        """The same of an ended trial with a constant score, from all of its scores."""
+        assert record.constant_score is not None
+        self.replay(record.trial_id, scores_shown(record, scores), record.constant_score)
+
     @guarded(None)
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._saved.discard(trial.config["trial_id"])  # one that goes on will end once more
@@ -187,13 +193,14 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         report: Report,
         verdicts: tuple[Verdict, ...],
     ) -> Decision:
-        return (
-            self._by_verdict(verdicts)
-            or _by_budget(facts, report)
-            or _by_purpose(self.ledger.live(trial_id), report)
-            or self._by_gauge(self.ledger.live(trial_id), facts, report)
-            or self._rank(tune_controller, trial_id, facts, report)
-        )
+        trial = self.ledger.live(trial_id)
+        for_good = self._by_verdict(verdicts) or _by_budget(facts, report)
+        answered = _by_purpose(trial, report)
+        if decision := for_good or (not answered and self._by_gauge(trial, facts, report)):
+            return decision
+        # A short trial's last score is shown, too: if it goes on, the inner one has seen them all.
+        ranked = self._rank(tune_controller, trial_id, facts, report)
+        return answered or ranked
 
     def _by_verdict(self, verdicts: tuple[Verdict, ...]) -> Decision | None:
         prune = next((v for v in verdicts if v.severity is Severity.PRUNE), None)
@@ -280,6 +287,15 @@ class AbortStopper(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self.ledger.fatal is not None
+
+
+def scores_shown(
+    record: TrialRecord, scores: Iterable[tuple[int, float]]
+) -> list[tuple[int, float]]:
+    """Of an ended trial's (step, score)s those that the inner scheduler saw: not that of the last
+    report if it completed there, or was stopped by its verdict or the gauge."""
+    is_last_shown = record.stopped_by in (StoppedBy.RANK, StoppedBy.PROBE)
+    return [(step, score) for step, score in scores if step < record.steps or is_last_shown]
 
 
 def _by_budget(facts: TrialFacts, report: Report) -> Decision | None:

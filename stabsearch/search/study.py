@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from stabsearch.cluster.local import RayRuntime, ray_runtime
 from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted, exception_text
-from stabsearch.records import Purpose, Recommendation, StoppedBy, TrialRecord
+from stabsearch.records import Purpose, Recommendation
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver, StudyOverview
@@ -321,8 +321,7 @@ def _rebuild(
     for record in finished:
         if record.constant_score is not None:
             if record.purpose.is_search:
-                scores = store.score_history(record.trial_id)
-                gate.replay(record.trial_id, _ranked(scores, record), record.constant_score)
+                gate.replay_ended(record, store.score_history(record.trial_id))
             ledger.peers.add(
                 spec.peer_kind(record.params),
                 store.trial_facts(record.trial_id),
@@ -332,14 +331,6 @@ def _rebuild(
         if trial.purpose.is_search:
             gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
     searcher.restore_settings(finished, ledger.failed(), unfinished)
-
-
-def _ranked(scores: list[tuple[int, float]], record: TrialRecord) -> list[tuple[int, float]]:
-    """Of a finished trial's (step, score)s those that the inner scheduler was asked about: the
-    report on which the trial completed, or the gate stopped it, was not."""
-    if record.stopped_by is StoppedBy.RANK:
-        return scores
-    return [(step, score) for step, score in scores if step < record.steps]
 
 
 def trial_config(

@@ -20,8 +20,9 @@ from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.packet import PACKET_KEY, STEP_KEY, Packet
-from stabsearch.search.scheduler import StabilityGate
+from stabsearch.search.scheduler import StabilityGate, scores_shown
 from stabsearch.spec import SchedulerSpec
+from tests import synthetic_study as synthetic
 from tests.stability.reports import evaluation, facts, report
 
 FACTS = facts(max_train_steps=2000)
@@ -216,16 +217,51 @@ def test_rank_stops_the_worst_and_never_a_confirmation(driver, inner):
 
 
 @pytest.mark.parametrize("inner", ["median", "asha"])
+def test_others_are_ranked_against_the_end_of_short_trials(driver, inner):
+    study = driver(inner=inner, grace_fraction=0.25)
+    for setting in range(4):
+        study.train(f"{setting:04d}-0", score=5.0, stop_at=500)
+    behind = study.train("0004-0", score=50.0)
+
+    assert (behind.stopped_by, behind.steps) == (StoppedBy.RANK, 500)
+
+
+def test_no_rank_ends_a_short_trial_otherwise(driver):
+    study = driver(inner="asha", grace_fraction=0.25)
+    for setting in range(4):
+        study.train(f"{setting:04d}-0", score=5.0)
+    record = study.train("0004-0", score=50.0, stop_at=500)
+
+    assert record.stopped_by is StoppedBy.PROBE
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "steps"),
+    [
+        (StoppedBy.NOBODY, [100]),
+        (StoppedBy.GATE, [100]),
+        (StoppedBy.GAUGE, [100]),
+        (StoppedBy.RANK, [100, 200]),
+        (StoppedBy.PROBE, [100, 200]),
+    ],
+)
+def test_which_scores_the_inner_scheduler_saw(stopped_by, steps):
+    record = synthetic.record(stopped_by=stopped_by, steps=200)
+
+    assert [step for step, _ in scores_shown(record, [(100, 5.0), (200, 4.0)])] == steps
+
+
+@pytest.mark.parametrize("inner", ["median", "asha"])
 def test_a_new_gate_is_filled_from_the_files(driver, tmp_path, inner):
     """What a restart shows it of the ended trials is what it saw of them."""
     spec = {"inner": inner, "grace_fraction": 0.25}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     seen, fresh = Driver(tmp_path / "a", **spec), Driver(tmp_path / "b", **spec)
-    for setting in range(4):
-        record = seen.train(f"{setting:04d}-0", score=5.0 + 0.1 * setting)
-        scores = [(step, record.score) for step in range(100, 2000, 100)]
-        fresh.gate.replay(record.trial_id, scores, record.constant_score)
+    for setting, stop_at in enumerate((None, 500, None, 500, 1000)):
+        record = seen.train(f"{setting:04d}-0", score=5.0 + 0.1 * setting, stop_at=stop_at)
+        scores = [(step, record.score) for step in range(100, record.steps + 1, 100)]
+        fresh.gate.replay_ended(record, scores)
 
     for score in (4.0, 5.25, 50.0):
         ends = [

@@ -118,7 +118,7 @@ class World:
         is_short = step < budget
         ahead = self.late_ahead if step >= late_from else self.score_ahead
         best = self.best + ahead * is_short
-        score = min(5.0 * 1.08 ** (rate - best) ** 2, DEAD_SCORE)
+        score = min(5.0 * 1.08 ** (rate - best) ** 2, WORST_SCORE)
         share = step / budget
         return Look(
             step=step,
@@ -130,6 +130,8 @@ class World:
 
 
 DEAD_SCORE = 100.0
+WORST_SCORE = 0.9 * DEAD_SCORE
+"""Of a trial within the edge: one that learns nothing where lower rates do lies beyond it."""
 DIVERGED = {
     "outcome": Outcome.DIVERGED,
     "stopped_by": StoppedBy.GATE,
