@@ -655,12 +655,17 @@ class Stabiliser:
     against: ParamValue
     """The value that it is lowest at."""
     octaves: float
-    """How far the edge is higher at ``value`` than at ``against``."""
+    """How far the edge is higher at ``value`` than at ``against``; with ``nothing_failed`` or
+    ``nothing_stable`` at least so far."""
     octaves_low: float
     """5% quantile."""
     octaves_high: float
     """95% quantile."""
     num_trials: int
+    nothing_failed: bool = False
+    """No trial failed at ``value``: its highest stable rate stands for the edge."""
+    nothing_stable: bool = False
+    """No trial was stable at ``against``: its lowest failure stands for the edge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

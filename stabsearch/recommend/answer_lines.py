@@ -204,12 +204,26 @@ def _stabilisers(found: tuple[Stabiliser, ...]) -> Iterator[str]:
     for each in decided[: MAX_STABILISERS - 1]:
         yield (
             f"{each.param} {number(each.value)} instead of {number(each.against)}: the edge is "
-            f"{each.octaves:.1f} octaves (x{2.0**each.octaves:.1f}) higher (90% interval "
-            f"{each.octaves_low:.1f} .. {each.octaves_high:.1f})"
+            + _how_much_higher(each)
         )
     rest = [each.param for each in found if each not in decided]
     if rest:
         yield f"undecided by these trials: {', '.join(rest)}"
+
+
+def _how_much_higher(found: Stabiliser) -> str:
+    if not (found.nothing_failed or found.nothing_stable):
+        return (
+            f"{found.octaves:.1f} octaves (x{2.0**found.octaves:.1f}) higher (90% interval "
+            f"{found.octaves_low:.1f} .. {found.octaves_high:.1f})"
+        )
+    why = []
+    if found.nothing_failed:
+        why.append(f"nothing failed with {number(found.value)}")
+    if found.nothing_stable:
+        why.append(f"nothing was stable with {number(found.against)}")
+    least = found.octaves_low
+    return f"at least {least:.1f} octaves (x{2.0**least:.1f}) higher: {', '.join(why)}"
 
 
 # --- words ------------------------------------------------------------------------------------

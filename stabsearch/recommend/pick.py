@@ -54,7 +54,9 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
             "lr_sensitivity": lr_sensitivity(pick.landscape, pick.params),
             "clip_meaning": clip_meaning(pick, study),
             "horizon": horizon_of(pick, study),
-            "stabilisers": tuple(stabilisers_of(choice.landscapes, pick.landscape, pick.params)),
+            "stabilisers": tuple(
+                stabilisers_of(choice.landscapes, pick.landscape, pick.params, study)
+            ),
         }
         notes += notes_on_pick(pick, choice.candidates, study)
     if tuners is not None:

@@ -2,20 +2,27 @@
 
 Between the lowest and the highest tried value of a numeric parameter, by the tilts of the logistic
 edge; between the two values that are farthest apart for a choice among words, each judged by its
-own trials.
+own trials. A word under which nothing failed has its edge above its highest stable rate, one under
+which nothing was stable below its lowest failure.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
 
 import numpy as np
 
-from stabsearch.recommend.edge import INTERVAL, EdgePosterior
+from stabsearch.recommend.coordinates import coordinates_of
+from stabsearch.recommend.edge import CLEARLY_STABLE, INTERVAL, EdgePosterior
+from stabsearch.recommend.evidence import evidence
 from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.quadrature import quantiles
-from stabsearch.recommend.space import LEARNING_RATE, Floats
+from stabsearch.recommend.space import LEARNING_RATE, Floats, learning_rate_of
 from stabsearch.records import Params, ParamValue, Stabiliser
 
 NUM_SHARES = 200
@@ -23,13 +30,16 @@ NUM_SHARES = 200
 
 
 def stabilisers_of(
-    landscapes: Mapping[tuple[ParamValue, ...], Landscape], landscape: Landscape, params: Params
+    landscapes: Mapping[tuple[ParamValue, ...], Landscape],
+    landscape: Landscape,
+    params: Params,
+    study: Mapping[str, Any],
 ) -> list[Stabiliser]:
     """Every searched parameter but the rate, the farthest first.
 
     ``landscape`` is that of ``params``; the parameters that are not compared are as in them.
     """
-    found = [*_numeric(landscape, params), *_categorical(landscapes, landscape, params)]
+    found = [*_numeric(landscape, params), *_categorical(landscapes, landscape, params, study)]
     return sorted(found, key=lambda each: (-each.octaves, each.param))
 
 
@@ -52,7 +62,10 @@ def _numeric(landscape: Landscape, params: Params) -> Iterator[Stabiliser]:
 
 
 def _categorical(
-    landscapes: Mapping[tuple[ParamValue, ...], Landscape], own: Landscape, params: Params
+    landscapes: Mapping[tuple[ParamValue, ...], Landscape],
+    own: Landscape,
+    params: Params,
+    study: Mapping[str, Any],
 ) -> Iterator[Stabiliser]:
     """Categories are compared where they differ in one parameter only."""
     for name in own.space.categories:
@@ -61,22 +74,86 @@ def _categorical(
             for category, landscape in landscapes.items()
             if (value := _differs_only_in(name, category, own, params)) is not None
         }
-        halves = {
-            value: _shares(landscape.edge, params | {name: value[0]})
+        known = {
+            value: edge
             for value, landscape in alike.items()
-            if isinstance(landscape.edge, EdgePosterior)
+            if (edge := _word_edge(landscape, params | {name: value[0]}, study)) is not None
         }
-        if len(halves) < 2:
+        pairs = [pair for pair in itertools.permutations(known, 2) if _compares(known, *pair)]
+        if not pairs:
             continue
-        (low,), (high,) = max(
-            itertools.permutations(halves, 2),
-            key=lambda pair: float(np.median(halves[pair[1]]) - np.median(halves[pair[0]])),
+        against, value = max(pairs, key=lambda pair: _median_apart(known, *pair))
+        low, high = known[against], known[value]
+        moved = (high.octaves[:, None] - low.octaves).ravel()
+        found = quantiles(moved, np.full(moved.size, 1 / moved.size), INTERVAL)
+        num_trials = sum(len(alike[each].records) for each in known)
+        yield replace(
+            _stabiliser(name, against[0], value[0], found, num_trials),
+            nothing_failed=high.side is Side.ABOVE,
+            nothing_stable=low.side is Side.BELOW,
         )
-        moved = (halves[high,][:, None] - halves[low,]).ravel()
-        weights = np.full(moved.size, 1 / moved.size)
-        found = quantiles(moved, weights, INTERVAL)
-        num_trials = sum(len(alike[each].records) for each in halves)
-        yield _stabiliser(name, low, high, found, num_trials)
+
+
+class Side(Enum):
+    """Where an edge lies of what is known of it."""
+
+    AT = "at"
+    ABOVE = "above"
+    BELOW = "below"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordEdge:
+    """What is known of the edge under a word."""
+
+    octaves: Floats
+    """log2 of its learning rate, evenly spaced quantiles ``[NUM_SHARES]``; of a bound ``[1]``."""
+    side: Side
+
+
+def _word_edge(landscape: Landscape, params: Params, study: Mapping[str, Any]) -> WordEdge | None:
+    if isinstance(landscape.edge, EdgePosterior):
+        return WordEdge(octaves=_shares(landscape.edge, params), side=Side.AT)
+    told = [(r, evidence(r, is_unstable=landscape.is_unstable(r))) for r in landscape.records]
+    failed = [record for record, it in told if it and it.is_unstable]
+    stable = [
+        record
+        for record, it in told
+        if it and not it.is_unstable and it.detection >= CLEARLY_STABLE
+    ]
+    if bool(failed) == bool(stable) or landscape.space.axis(LEARNING_RATE) is None:
+        return None
+    coordinates = coordinates_of(landscape.space, landscape.records, study)
+    rates = [
+        math.log2(learning_rate_of(record.params))
+        + coordinates.log_coefficient(record.params)
+        - coordinates.log_coefficient(params)
+        for record in (stable or failed)
+    ]
+    if stable:
+        return WordEdge(octaves=np.array([max(rates)]), side=Side.ABOVE)
+    return WordEdge(octaves=np.array([min(rates)]), side=Side.BELOW)
+
+
+def _compares(
+    known: Mapping[tuple[ParamValue], WordEdge],
+    against: tuple[ParamValue],
+    value: tuple[ParamValue],
+) -> bool:
+    """Whether the edge at ``value`` is known to be above, or below, that at ``against``."""
+    low, high = known[against].side, known[value].side
+    if low is high is Side.AT:
+        return True
+    is_bounded = low is not Side.ABOVE and high is not Side.BELOW
+    return is_bounded and _median_apart(known, against, value) > 0
+
+
+def _median_apart(
+    known: Mapping[tuple[ParamValue], WordEdge],
+    against: tuple[ParamValue],
+    value: tuple[ParamValue],
+) -> float:
+    return float(np.median(known[value].octaves) - np.median(known[against].octaves))
 
 
 def _differs_only_in(

@@ -284,6 +284,82 @@ def test_a_category_that_does_nothing_is_undecided():
     assert "WHAT STABILISES  undecided by these trials: kind" in describe(answer)
 
 
+def rates_of(records, kind):
+    return [r.params["learning_rate"] for r in records if r.params["kind"] == kind]
+
+
+def test_a_word_under_which_nothing_failed_is_compared_by_its_highest_stable_rate():
+    records = with_optimizers(0, 10.0)
+    answer = recommend_from(records, KINDS)
+
+    (found,) = answer.stabilisers
+    assert (found.value, found.against, found.num_trials) == ("lion", "adam", 96)
+    assert (found.nothing_failed, found.nothing_stable) == (True, False)
+    assert found.octaves == pytest.approx(
+        math.log2(max(rates_of(records, "lion")) / 0.01), abs=0.3
+    )
+    assert found.octaves_low < found.octaves < found.octaves_high
+    assert (
+        f"kind lion instead of adam: the edge is at least {found.octaves_low:.1f} octaves "
+        f"(x{2**found.octaves_low:.1f}) higher: nothing failed with lion" in describe(answer)
+    )
+
+
+def test_a_word_under_which_nothing_was_stable_is_compared_by_its_lowest_failure():
+    records = with_optimizers(0, -10.0)
+    answer = recommend_from(records, KINDS)
+
+    (found,) = answer.stabilisers
+    assert (found.value, found.against) == ("adam", "lion")
+    assert (found.nothing_failed, found.nothing_stable) == (False, True)
+    assert found.octaves == pytest.approx(
+        math.log2(0.01 / min(rates_of(records, "lion"))), abs=0.3
+    )
+    assert "higher: nothing was stable with lion" in describe(answer)
+
+
+@pytest.mark.parametrize(
+    ("octaves", "kept"),
+    [
+        (0.0, lambda rate: rate < 0.005),
+        (0.0, lambda rate: rate > 0.02),
+        (None, lambda rate: rate < 0.005),
+        (None, lambda rate: rate > 0.02),
+    ],
+    ids=["stable-below-the-edge", "failed-above-it", "both-stable", "both-failed"],
+)
+def test_a_bound_on_the_wrong_side_says_nothing(octaves, kept):
+    """Of lion, or of both, only what lies on one side of the edge was tried."""
+    records = [
+        record
+        for record in with_optimizers(0, 0.0)
+        if kept(record.params["learning_rate"])
+        or (octaves is not None and record.params["kind"] == "adam")
+    ]
+
+    assert recommend_from(records, KINDS).stabilisers == ()
+
+
+def test_under_sgd_a_bound_counts_by_the_step_that_clipping_leaves():
+    """All steps of lion were clipped to an eighth: its rates are worth three octaves less."""
+    study = KINDS | {"trainer": {"optimizer": "sgd", "clipping": "global_norm"}}
+    records = [
+        replace(
+            record,
+            params=record.params
+            | {"max_grad_norm": 1.0 if record.params["kind"] == "adam" else 1 / 8},
+            clip_coef_mean=1.0 if record.params["kind"] == "adam" else 1 / 8,
+        )
+        for record in with_optimizers(0, 10.0)
+    ]
+    study["space"] = KINDS["space"] | {"max_grad_norm": {"choice": [0.125, 1.0]}}
+
+    (found,) = (s for s in recommend_from(records, study).stabilisers if s.param == "kind")
+
+    plain = math.log2(max(rates_of(records, "lion")) / 0.01)
+    assert found.octaves == pytest.approx(plain - 3.0, abs=0.5)
+
+
 def test_a_numeric_parameter_moves_the_edge_between_the_tried_values():
     answer = recommend_from(synthetic.draw(96, seed=1), STUDY)
 
