@@ -85,7 +85,7 @@ BAD_FIELDS = [
     ),
     (
         {"searcher": {"probe_fraction": 0.01}},
-        "searcher.probe_fraction: 0.01 — must be at least 0.05. Use a value such as 0.1, the "
+        "searcher.probe_fraction: 0.01 — must be at least 0.075. Use a value such as 0.1, the "
         "default.",
     ),
     (

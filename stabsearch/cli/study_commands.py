@@ -279,11 +279,17 @@ def _with_more_trials(spec: StudySpec, result: StudyResult) -> str | None:
     """The command that searches on, where all trials did not make the answer precise enough."""
     if result.recommendation.params is None or result.recommendation.is_precise is not False:
         return None
-    tried = {r.setting for r in result.results.records() if r.purpose.is_search}
-    if len(tried) < spec.trials:
+    from stabsearch.search.strategies import make_strategy
+    from stabsearch.search.strategy import is_complete
+
+    ended = [r for r in result.results.records() if r.has_result]
+    if len({r.setting for r in ended if r.purpose.is_search}) < spec.trials:
         return None
-    more = ("--trials", str(math.ceil(MORE_TRIALS * spec.trials)))
-    return command(*_without_option("--trials", _arguments()), *more)
+    more = spec.model_copy(update={"trials": math.ceil(MORE_TRIALS * spec.trials)})
+    if is_complete(more, make_strategy(more), ended):
+        return None  # the search has nothing left to ask
+    options = _without_option("--trials", _arguments())
+    return command(*options, "--trials", str(more.trials))
 
 
 def _without_option(name: str, arguments: list[str]) -> list[str]:

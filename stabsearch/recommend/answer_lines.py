@@ -69,10 +69,16 @@ def tuner_lines(answer: Recommendation) -> Iterator[Line]:
             text = f"{number(answer.worst_score)} around ours, {text}"
         within = octaves_words(answer.margin_asked)
         yield "", f"predicted worst score within {within}: {text}"
-    if answer.price_of_safety is not None:
+    if answer.price_of_safety is not None and _is_safer(answer):
         price = answer.price_of_safety
         shown = f"{price:.1%}" if price < 0.1 else f"{price:.0%}"
         yield "PRICE OF SAFETY", f"a score {shown} above the tuner's"
+
+
+def _is_safer(answer: Recommendation) -> bool:
+    """Than the tuner's, which may have been passed over for another reason than the edge."""
+    ours, theirs = answer.margin_octaves, answer.best_margin_octaves
+    return ours is None or theirs is None or ours > theirs
 
 
 # --- the setting ------------------------------------------------------------------------------
@@ -143,9 +149,12 @@ def _intervals(answer: Recommendation) -> Iterator[Line]:
             why = f"at most {MAX_FAILURE_PROBABILITY:.0%} of runs fail"
             yield "STABLE REGION", f"{rates}{_elsewhere(answer.params)} ({why})"
         else:
-            others = ", ".join(name for name in answer.params if name != LEARNING_RATE)
-            whatever = f", whatever their {others}" if others else ""
-            yield "STABLE REGION", f"{rates} (where trials were stable{whatever})"
+            others = {n: v for n, v in answer.params.items() if n != LEARNING_RATE}
+            words: Params = {n: v for n, v in others.items() if isinstance(v, str | bool)}
+            numbers = ", ".join(name for name in others if name not in words)
+            at = f" at {setting_text(words)}" if words else ""
+            whatever = f", whatever their {numbers}" if numbers else ""
+            yield "STABLE REGION", f"{rates}{at} (where trials were stable{whatever})"
     if answer.plateau_low is not None and answer.plateau_high is not None:
         rates = f"{LEARNING_RATE} {number(answer.plateau_low)} .. {number(answer.plateau_high)}"
         within = f"within {PLATEAU_SCORE_RATIO - 1:.0%}"

@@ -85,7 +85,7 @@ class Candidate:
         if self.margin is not None:
             return self.margin
         own = learning_rate_of(self.params)
-        sound = (learning_rate_of(r.params) for r in self.landscape.records if r.ending.is_sound)
+        sound = (learning_rate_of(r.params) for r in self.landscape.sound)
         return max((math.log2(rate / own) for rate in sound if rate > own), default=0.0)
 
     @property

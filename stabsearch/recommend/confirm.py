@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stabsearch.recommend.candidates import Candidate
 from stabsearch.recommend.choice import Choice, choice_of
+from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.rounds import MAX_ROUNDS, Round, stress_params
-from stabsearch.recommend.space import LEARNING_RATE
-from stabsearch.recommend.words import count, params_text, percent, times_words
-from stabsearch.records import Confirmation, Params, Purpose, TrialRecord
+from stabsearch.recommend.space import LEARNING_RATE, learning_rate_of
+from stabsearch.recommend.words import count, params_text, percent, symptom_words, times_words
+from stabsearch.records import Confirmation, Ending, Params, Purpose, TrialRecord
 
 CONFIDENCE_LEFT = 0.05
 """One minus the confidence of every bound."""
@@ -123,10 +125,25 @@ def no_certificate(choice: Choice) -> str | None:
     return next((why for is_so, why in obstacles if is_so), None)
 
 
+def lower_rates(pick: Candidate) -> str:
+    """What to do where a setting is at risk: there may be a reason why no lower one was taken."""
+    poor = {
+        symptom_words(record.symptom, is_unstable=False)
+        for record in pick.landscape.records
+        if record.ending is Ending.POOR
+        and not never_learned(record)
+        and learning_rate_of(record.params) < learning_rate_of(pick.params)
+    }
+    if not poor:
+        return "Search lower learning rates"
+    why = ", ".join(sorted(poor))
+    return f"Lower rates were trained, and are not called stable for another reason ({why})"
+
+
 def notes_on_confirmation(choice: Choice) -> list[str]:
     """Where the recommendation moved from, and why."""
     notes = [_moved(each) for each in choice.broken]
-    if choice.is_final:
+    if choice.is_final and choice.pick is not None:
         why = (
             f"{MAX_ROUNDS} settings were tried"
             if len(choice.broken) >= MAX_ROUNDS
@@ -134,7 +151,7 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
         )
         notes.append(
             f"Nothing held in the confirmation ({why}): the setting above is the least risky one "
-            "that is known, and it is not confirmed. Search lower learning rates."
+            f"that is known, and it is not confirmed. {lower_rates(choice.pick)}."
         )
     if choice.round is not None and choice.round.has_held:
         notes += _better_under_stress(choice.round)

@@ -56,7 +56,7 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
     A short trial is held against what the others had learned by the step at which it ended, which
     is too early for a verdict of its own.
     """
-    stable = [record for record in records if record.ending.is_sound and not _is_idle(record)]
+    stable = [record for record in records if record.ending.is_sound and not is_idle(record)]
     ceiling = gradient_ceiling(stable) or math.inf
 
     def reach(record: TrialRecord) -> tuple[float, float]:
@@ -87,14 +87,19 @@ def _ahead_of(record: TrialRecord, stable: Sequence[TrialRecord]) -> Sequence[Tr
     """The stable trials that had learned where this one had not; none where it had."""
     if never_learned(record):
         return stable
-    if _is_idle(record):
+    if is_idle(record):
         return [one for one in stable if _progress(one, record.steps) >= LEARNED]
     return ()
 
 
-def _is_idle(record: TrialRecord) -> bool:
+def is_idle(record: TrialRecord) -> bool:
     """Whether a short trial was no better than the best constant by its end."""
-    return record.stopped_by is StoppedBy.PROBE and _progress(record, record.steps) <= 0
+    return record.stopped_by is StoppedBy.PROBE and not has_begun(record, record.steps)
+
+
+def has_begun(record: TrialRecord, step: int) -> bool:
+    """Whether the trial was better than the best constant at a look, as far as it was scored."""
+    return not _progress(record, step) <= 0
 
 
 def _progress(record: TrialRecord, step: int) -> float:
@@ -104,6 +109,13 @@ def _progress(record: TrialRecord, step: int) -> float:
     if not scores or scores[0] is None or not record.constant_score:
         return math.nan
     return 1.0 - scores[0] / record.constant_score
+
+
+def learned_nothing(record: TrialRecord) -> bool:
+    """Whether the trial ended hardly better than the best constant, as far as it has a score."""
+    if record.score is None or not record.constant_score:
+        return False
+    return record.score > (1 - LEARNED) * record.constant_score
 
 
 def never_learned(record: TrialRecord) -> bool:

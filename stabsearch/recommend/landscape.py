@@ -10,7 +10,7 @@ import numpy as np
 
 from stabsearch.recommend.edge import EdgePosterior, fit_edge
 from stabsearch.recommend.edge_process import EdgeProcess
-from stabsearch.recommend.evidence import evidence, unstable_trials
+from stabsearch.recommend.evidence import evidence, is_idle, unstable_trials
 from stabsearch.recommend.space import (
     LEARNING_RATE,
     Floats,
@@ -118,6 +118,11 @@ class Landscape:
             return own
         return own - float(self.edge.weights @ self.edge.half(params))
 
+    @property
+    def sound(self) -> list[TrialRecord]:
+        """The trials that were within the edge, and learned, for as long as they trained."""
+        return [r for r in self.records if r.ending.is_sound and not is_idle(r)]
+
     def stable_region(self, params: Params) -> Interval | None:
         """The learning rates around the setting at which few runs fail, its other params kept.
 
@@ -127,7 +132,7 @@ class Landscape:
         """
         extrapolates = isinstance(self.edge, EdgePosterior)
         axis = self.space.axis(LEARNING_RATE)
-        rates = [learning_rate_of(r.params) for r in self.records if r.ending.is_sound]
+        rates = [learning_rate_of(r.params) for r in self.sound]
         if axis is None or not rates:
             return None
         return _around(

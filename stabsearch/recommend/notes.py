@@ -16,10 +16,10 @@ from stabsearch.recommend.candidates import (
     first_choice,
 )
 from stabsearch.recommend.clipping import guard_advice
-from stabsearch.recommend.confirm import seeds_bound
+from stabsearch.recommend.confirm import lower_rates, seeds_bound
 from stabsearch.recommend.edge import SAFE
 from stabsearch.recommend.edge_process import EdgeProcess
-from stabsearch.recommend.evidence import never_learned
+from stabsearch.recommend.evidence import learned_nothing, never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -29,7 +29,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.recommend.words import count, number, params_text, percent, times_words
-from stabsearch.records import Edge, Outcome, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Edge, Outcome, ParamValue, Purpose, Symptom, TrialRecord
 from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 WEIGHING_SECTIONS = {
@@ -89,6 +89,7 @@ def notes_on_pick(
 ) -> list[str]:
     """On the recommended setting."""
     return [
+        *_on_the_score(pick),
         *_on_the_choice(pick, candidates),
         *_on_the_edge(pick),
         *_on_seeds(pick),
@@ -145,11 +146,11 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
     for record, _ in ended:
         if record.purpose in OWN_PURPOSES:
             shares.setdefault(record.setting, []).append(record.is_stable)
-    is_trained = bool(shares)
+    has_any_survived = not all(is_unstable or never_learned(r) for r, is_unstable in ended)
     notes = [
-        "No setting was stable in all its seeds."
-        if is_trained
-        else "No setting was trained to its end, or until it failed: all were short trials."
+        "No setting was trained to its end: all were short trials."
+        if has_any_survived and not shares
+        else "No setting was stable in all its seeds."
     ]
     nearest = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]), default=None)
     setting, seeds = nearest or (-1, [])
@@ -157,11 +158,16 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
         notes = [f"Setting {setting} was stable in all its seeds, but its score is not finite."]
     elif any(seeds):
         notes.append(f"Setting {setting} came nearest: stable in {sum(seeds)} of {len(seeds)}.")
+    elif all(_is_dead_from_the_start(record) for record, _ in ended):
+        notes.append(
+            "Every trial was not finite at its first step, before a learning rate could act: look "
+            "for NaN in the model's output, its loss or the data."
+        )
     elif all(is_unstable for _, is_unstable in ended):
         notes.append("Every trial was unstable: search lower learning rates.")
     elif all(never_learned(record) for record, _ in ended):
         notes.append("No trial learned: search higher learning rates, or train longer.")
-    elif all(is_unstable or never_learned(record) for record, is_unstable in ended):
+    elif not has_any_survived:
         notes.append(
             "Every trial was unstable or never learned, as one of a rate that is far too high "
             "may seem to: search lower learning rates, then train longer."
@@ -169,7 +175,24 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
     return notes
 
 
+def _is_dead_from_the_start(record: TrialRecord) -> bool:
+    return record.symptom == Symptom.NON_FINITE and record.verdict_step == 1
+
+
 # --- on the pick ------------------------------------------------------------------------------
+
+
+def _on_the_score(pick: Candidate) -> list[str]:
+    """Where so little is learned, nothing can be lost: rules that look for a loss see none."""
+    constant = pick.best_trial.constant_score
+    if not learned_nothing(pick.best_trial):
+        return []
+    return [
+        f"CAUTION: its score {number(pick.score)} is hardly better than {number(constant)}, that "
+        "of a constant prediction. A network that training has killed scores the same: what is "
+        "called stable here has only not exploded. Train longer; if that changes nothing, there "
+        "is nothing to learn from these data with this prediction type and these timesteps."
+    ]
 
 
 def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
@@ -256,7 +279,7 @@ def _on_the_edge(pick: Candidate) -> list[str]:
     if not pick.is_sound:
         yet = "by these trials more than"
     remedy = "of its runs fail. " + (
-        "Search lower learning rates, or confirm it with more seeds."
+        f"{lower_rates(pick)}, or confirm it with more seeds."
         if landscape.fails_by_rate
         else "Confirm it with more seeds."
     )

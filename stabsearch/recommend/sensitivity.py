@@ -17,6 +17,8 @@ from stabsearch.recommend.surface import fit_surface
 from stabsearch.records import Params
 
 STEPS_PER_OCTAVE = 16
+LEAST_UNIT = 1e-4
+"""Share of C0 below which u measures nothing: of data that are white, or nearly so."""
 
 
 def lr_sensitivity(landscape: Landscape, params: Params) -> float | None:
@@ -30,7 +32,9 @@ def lr_sensitivity(landscape: Landscape, params: Params) -> float | None:
     units = [r.loss_unit for r in landscape.records if r.loss_unit]
     if axis is None or landscape.surface is None or not constants or not units:
         return None
-    constant = float(np.median(np.array(constants)))
+    constant, unit = float(np.median(np.array(constants))), float(np.median(np.array(units)))
+    if unit < LEAST_UNIT * constant:
+        return None
     losses = [replace(record, score=record.eval_loss) for record in landscape.records]
     surface = fit_surface(
         landscape.space, losses, constant, landscape.unstable, like=landscape.surface
@@ -41,7 +45,7 @@ def lr_sensitivity(landscape: Landscape, params: Params) -> float | None:
     octaves = np.linspace(low, high, int((high - low) * STEPS_PER_OCTAVE) + 2)
     points = np.repeat(landscape.space.points([params]), len(octaves), axis=0)
     points[:, landscape.space.axes.index(axis)] = octaves
-    return mean_excess(octaves, surface.predict(points)) / float(np.median(np.array(units)))
+    return mean_excess(octaves, surface.predict(points)) / unit
 
 
 def mean_excess(octaves: Floats, losses: Floats) -> float:

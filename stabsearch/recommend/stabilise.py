@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.coordinates import coordinates_of
-from stabsearch.recommend.edge import CLEARLY_STABLE, INTERVAL, EdgePosterior
-from stabsearch.recommend.evidence import evidence
+from stabsearch.recommend.edge import INTERVAL, EdgePosterior
+from stabsearch.recommend.evidence import evidence, learned_nothing
 from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.quadrature import quantiles
 from stabsearch.recommend.space import LEARNING_RATE, Floats, learning_rate_of
-from stabsearch.records import Params, ParamValue, Stabiliser
+from stabsearch.records import Params, ParamValue, Stabiliser, TrialRecord
+
+MISSED = 0.05
+"""Accepted chance that trials beyond the edge were all too short to fail."""
 
 NUM_SHARES = 200
 """Quantiles that stand for a posterior when two are compared."""
@@ -114,25 +117,38 @@ class WordEdge:
 def _word_edge(landscape: Landscape, params: Params, study: Mapping[str, Any]) -> WordEdge | None:
     if isinstance(landscape.edge, EdgePosterior):
         return WordEdge(octaves=_shares(landscape.edge, params), side=Side.AT)
-    told = [(r, evidence(r, is_unstable=landscape.is_unstable(r))) for r in landscape.records]
-    failed = [record for record, it in told if it and it.is_unstable]
-    stable = [
-        record
-        for record, it in told
-        if it and not it.is_unstable and it.detection >= CLEARLY_STABLE
-    ]
-    if bool(failed) == bool(stable) or landscape.space.axis(LEARNING_RATE) is None:
+    if landscape.space.axis(LEARNING_RATE) is None:
         return None
     coordinates = coordinates_of(landscape.space, landscape.records, study)
-    rates = [
-        math.log2(learning_rate_of(record.params))
-        + coordinates.log_coefficient(record.params)
-        - coordinates.log_coefficient(params)
-        for record in (stable or failed)
+
+    def octaves(record: TrialRecord) -> float:
+        own = math.log2(learning_rate_of(record.params))
+        shift = coordinates.log_coefficient(record.params) - coordinates.log_coefficient(params)
+        return own + shift
+
+    told = [
+        (octaves(record), found)
+        for record in landscape.records
+        if (found := evidence(record, is_unstable=landscape.is_unstable(record)))
+        and (found.is_unstable or not learned_nothing(record))
     ]
-    if stable:
-        return WordEdge(octaves=np.array([max(rates)]), side=Side.ABOVE)
-    return WordEdge(octaves=np.array([min(rates)]), side=Side.BELOW)
+    failed = [rate for rate, found in told if found.is_unstable]
+    stable = [(rate, found.detection) for rate, found in told if not found.is_unstable]
+    if failed and not stable:
+        return WordEdge(octaves=np.array([min(failed)]), side=Side.BELOW)
+    top = None if failed else _clean_up_to(stable)
+    return None if top is None else WordEdge(octaves=np.array([top]), side=Side.ABOVE)
+
+
+def _clean_up_to(stable: Sequence[tuple[float, float]]) -> float | None:
+    """The highest rate that, with those above it, would hardly have been stable beyond the edge:
+    one trial of the whole budget, or two short ones. ``stable``: (log2 rate, detection)."""
+    missed = 1.0
+    for rate, detection in sorted(stable, reverse=True):
+        missed *= 1.0 - detection
+        if missed <= MISSED:
+            return rate
+    return None
 
 
 def _compares(

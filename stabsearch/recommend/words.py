@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from stabsearch.records import Params, ParamValue, Symptom
+from stabsearch.records import DIVERGENCES, Params, ParamValue, Symptom
 
 SYMPTOM_WORDS = {
     Symptom.NON_FINITE: "turned NaN or infinite",
@@ -95,11 +95,11 @@ def symptom_words(symptom: str, *, is_unstable: bool = True) -> str:
     """A symptom as it is stored, in words.
 
     A network that did not learn was either too timid or, above the rates of stable ones, killed.
-    A short trial that was killed has no symptom of its own yet.
+    A short trial that was killed has no symptom of its own yet, or a warning about something else.
     """
     if symptom == Symptom.NOT_LEARNING and is_unstable:
         return "never learned, its rate too high"
-    if not symptom and is_unstable:
+    if is_unstable and symptom not in DIVERGENCES:
         return "had learned nothing where lower rates had"
     known = {member.value: words for member, words in SYMPTOM_WORDS.items()}
     return known.get(symptom, symptom.replace("_", " ") or "ended badly")

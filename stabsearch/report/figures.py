@@ -34,7 +34,7 @@ from stabsearch.recommend.space import (
     search_space,
 )
 from stabsearch.recommend.surface import Surface
-from stabsearch.recommend.words import number, octaves_words
+from stabsearch.recommend.words import number, octaves_words, params_text
 from stabsearch.records import (
     Outcome,
     Params,
@@ -416,7 +416,13 @@ def _title(results: Results, answer: Recommendation, plane: _Plane) -> str:
     trials = f"{drawn} of {answer.num_trials}" if drawn < answer.num_trials else str(drawn)
     title = f"{results.name}: {trials} trials, {stable} stable, {unstable} unstable"
     drawn_names = {plane.x.name, plane.y.name if plane.y else ""}
-    fixed = [
-        f"{name} {number(value)}" for name, value in plane.base.items() if name not in drawn_names
-    ]
-    return title + (f"\nat {', '.join(fixed)}" if fixed else "")
+    fixed = {name: value for name, value in plane.base.items() if name not in drawn_names}
+    common = {
+        name: value
+        for name, value in fixed.items()
+        if all(record.params.get(name) == value for record in plane.landscape.records)
+    }
+    others = {name: value for name, value in fixed.items() if name not in common}
+    words = [("at", common), ("predicted at", others)]
+    parts = [f"{where} {params_text(params)}" for where, params in words if params]
+    return title + (f"\n{'; '.join(parts)}" if parts else "")

@@ -26,7 +26,7 @@ SYMPTOM_MARKERS: dict[str, Marker] = {
     Symptom.NOT_LEARNING.value: "s",
     Symptom.LOSS_STUCK.value: (6, 1, 0),
     Symptom.NOISY_TIMESTEPS_HIGH.value: (3, 1, 0),
-    Symptom.TIME_BLIND.value: "*",
+    Symptom.TIME_BLIND.value: (8, 1, 0),
     Symptom.EARLY_TIMESTEP_DOMINATION.value: "<",
     Symptom.LATE_TIMESTEP_DOMINATION.value: ">",
     Symptom.TIMESTEP_DOMINATION.value: (4, 1, 0),

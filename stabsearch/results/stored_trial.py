@@ -43,7 +43,7 @@ def read_trials(path: Path, records: Sequence[TrialRecord]) -> Iterator[StoredTr
 
 def _read_trial(store: StudyStore, record: TrialRecord) -> StoredTrial:
     trial_id = record.trial_id
-    if not store.has_tables(trial_id):
+    if not store.has_tables(trial_id) and record.steps == 0:
         return StoredTrial(record=record, facts=None)
     facts, reports = store.trial_facts(trial_id), store.trial_reports(trial_id)
     verdicts = store.trial_verdicts(trial_id)

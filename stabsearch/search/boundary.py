@@ -35,6 +35,7 @@ from typing import Any
 
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import CLIP_REACH, LEARNING_RATE, MAX_GRAD_NORM
+from stabsearch.recommend.surface import MIN_TRIALS
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
 from stabsearch.search.best_rate import (
     AT_THE_END,
@@ -124,7 +125,7 @@ class Line:
     @property
     def edge_length(self) -> Length:
         """Of trials about the edge."""
-        return Length.READABLE if self.seen.fails_slowly else Length.BRIEF
+        return self.seen.edge_length
 
 
 class Boundary:
@@ -309,7 +310,7 @@ class Boundary:
         when enough were tried."""
         seen = line.seen
         if not seen.stable:
-            return self._short(line.others, self._downwards(seen), Length.BRIEF)
+            return self._short(line.others, self._downwards(seen), line.edge_length)
         if line.best is None:
             return None
         if step := self._towards_look(line, line.best, Length.READABLE):
@@ -424,7 +425,10 @@ class Boundary:
             wishes = [min(line.best, line.limit)]
         taken = (*seen.full_tried, *seen.full_under_way)
         rates = (self._beside(max(wish, self._low), seen.failed) for wish in wishes)
-        return next((r for r in rates if all(abs(r - t) > ANSWERED for t in taken)), None)
+        # One that did not hold sends the next as far down as its stress test was above it.
+        stress = self._spec.confirm.stress_octaves if self._spec.confirm else 0.0
+        apart = min(ANSWERED, 0.9 * (stress or STEP_DOWN)) if seen.is_held else ANSWERED
+        return next((r for r in rates if all(abs(r - t) > apart for t in taken)), None)
 
     def _beside(self, rate: float, failed: Sequence[float]) -> float:
         """The same rate, or where a trial failed for the machine's sake one beside it, a lower one
@@ -450,7 +454,7 @@ class Boundary:
             return Pause.WAIT  # nothing has ended yet
         if not landscapes:
             return Proposal(params=self._spec.sample(generator))
-        landscape = max(landscapes, key=lambda each: len(each.records))
+        landscape = min(landscapes, key=_need)
         settings = [self._spec.sample(generator) for _ in range(NUM_CANDIDATES)]
         category = landscape.space.category(landscape.records[0].params)
         settings = [s for s in settings if landscape.space.category(s) == category]
@@ -459,7 +463,7 @@ class Boundary:
             return Proposal(params=self._spec.sample(generator))
         if number % 2 == 0 and landscape.edge is not None:
             setting = _straddle(landscape, settings)
-            length = Length.READABLE if view.fails_slowly else Length.BRIEF
+            length = view.edge_length(self._timing(setting))
             return self._short_trial(setting, length)
         return Proposal(params=_robust(landscape, settings))
 
@@ -554,6 +558,15 @@ def _is_best_asked(line: Line, *, but_later: bool = False) -> bool:
 def _rate(proposal: Proposal) -> float:
     assert proposal.params is not None
     return rate_of(proposal.params)
+
+
+def _need(landscape: Landscape) -> tuple[int, float]:
+    """Ascending with how little a combination of words needs further trials: first as many stable
+    ones as a surface takes, then whichever has the best score."""
+    stable = [record for record in landscape.records if record.is_stable]
+    scores = [record.score for record in stable if record.score is not None]
+    settings = len({record.setting for record in stable})
+    return min(settings, MIN_TRIALS), min(scores, default=math.inf)
 
 
 def _straddle(landscape: Landscape, settings: Sequence[Params]) -> Params:

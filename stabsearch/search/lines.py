@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.choice import choice_of
-from stabsearch.recommend.evidence import never_learned
+from stabsearch.recommend.evidence import has_begun, never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape, landscapes_of
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -107,7 +107,7 @@ class Seen:
     """Short trials that can go on, a record for each setting; those with other clips, too, as in
     ``looks``."""
     has_stable_full: bool
-    """Whether a trial of the whole budget was stable."""
+    """Whether a setting was stable over the whole budget, in all seeds that ended."""
     num_full: int
     """Trials of the whole budget, however they ended."""
     full_tried: tuple[float, ...]
@@ -116,8 +116,8 @@ class Seen:
     """The unstable ones among them."""
     failed: tuple[float, ...]
     """Rates of trials that failed for the machine's sake, and say nothing."""
-    fails_slowly: bool
-    """Trials about the edge have to be as long as those about the best rate."""
+    edge_length: Length
+    """Of trials about the edge: as long as a short one took to fail."""
     untold: tuple[float, ...]
     """Rates of trials that were too short to fail."""
     held_below: float
@@ -211,8 +211,8 @@ class View:
         timid = [r for r in here if never_learned(r) and r not in unstable]
         within = [r for r in here if self._is_stable(r)]
         # Where runs fail later than the briefest trials end, those have shown nothing.
-        fails_slowly = self.fails_slowly
-        least = timing.steps[Length.READABLE] if fails_slowly else 0
+        edge_length = self.edge_length(timing)
+        least = timing.steps[edge_length] if edge_length is not Length.BRIEF else 0
         stable = [r for r in within if r.steps >= least or r.purpose is not Purpose.PROBE]
         failed = [r for r in self._failed if is_on_line(r.params, others)]
         full = [r for r in here if r.purpose is Purpose.SEARCH]
@@ -230,12 +230,15 @@ class View:
                 for length in SHORT
             },
             extendable=self._extendable(others),
-            has_stable_full=any(r.is_stable for r in full),
+            has_stable_full=any(
+                all(r.is_stable for r in full if r.setting == setting)
+                for setting in {r.setting for r in full}
+            ),
             num_full=len({r.setting for r in (*full, *full_failed)}),
             full_tried=tuple(rate_of(r.params) for r in full),
             full_unstable=tuple(rate_of(r.params) for r in full if r in unstable),
             failed=tuple(rate_of(r.params) for r in failed),
-            fails_slowly=fails_slowly,
+            edge_length=edge_length,
             untold=tuple(rate_of(r.params) for r in within if r not in stable),
             held_below=self._held_below(others),
             short_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.PROBE),
@@ -245,13 +248,22 @@ class View:
             full_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.SEARCH),
         )
 
+    def edge_length(self, timing: Timing) -> Length:
+        """How long a trial has to be to see what short ones, of any line, failed by."""
+        steps = self._slowest_failure * timing.steps[Length.WHOLE]
+        return next((each for each in SHORT if timing.steps[each] >= steps), SHORT[-1])
+
     @functools.cached_property
-    def fails_slowly(self) -> bool:
-        """Whether a short trial, of any line, failed later than one about the edge ends there."""
+    def _slowest_failure(self) -> float:
+        """The largest share of its budget that a short trial took to fail, of those that took
+        longer than the briefest ones are; 0 without any."""
         probes = (r for r in self._records if r.purpose is Purpose.PROBE and r.looks)
-        return any(
-            r.trial_id in self._unstable and _failed_by(r) > r.looks[0].step for r in probes
+        shares = (
+            _failed_by(r) / r.max_train_steps
+            for r in probes
+            if r.trial_id in self._unstable and _failed_by(r) > r.looks[0].step
         )
+        return max(shares, default=0.0)
 
     def _looks_of(self, others: Params, timing: Timing, length: Length) -> tuple[EarlyTrial, ...]:
         trials = [
@@ -328,8 +340,12 @@ class View:
 
 def _failed_by(record: TrialRecord) -> int:
     """Step by which an unstable trial was known to be."""
-    is_stopped = record.stopped_by is StoppedBy.GATE
-    return record.steps if is_stopped else record.verdict_step or record.steps
+    if record.stopped_by is StoppedBy.GATE:
+        return record.steps
+    if record.is_unstable or never_learned(record):
+        return record.verdict_step or record.steps
+    # One that had learned nothing: from the look on at which that was so.
+    return next(look.step for look in record.looks if not has_begun(record, look.step))
 
 
 def _unread(

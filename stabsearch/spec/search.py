@@ -21,7 +21,7 @@ class SearcherSpec(Part):
     startup_trials: PositiveInt = Field(
         10, description="tpe, gp: settings drawn at random before a model is fitted."
     )
-    probe_fraction: Annotated[float, Field(ge=0.05, le=0.5, allow_inf_nan=False), NOT_TEXT] = (
+    probe_fraction: Annotated[float, Field(ge=0.075, le=0.5, allow_inf_nan=False), NOT_TEXT] = (
         Field(
             0.1,
             description="boundary: share of max_train_steps after which a short trial has "

@@ -115,7 +115,9 @@ def find_non_finite(report: Report, window: TrialWindow, limits: Limits) -> Find
             "what": "loss or gradient became NaN or Inf"
             if lost_steps or is_evaluation_bad
             else "loss scaling skips most steps, because scaled gradients overflow,",
-            "remedy": _risen_rate(report, window)
+            "remedy": BROKEN_FROM_THE_START
+            if report.first_nonfinite_step == 1
+            else _risen_rate(report, window)
             or (BROKEN_BATCH if _is_sound(report, window) else LOWER_LR_AND_CLIP),
         },
     )
@@ -210,10 +212,20 @@ def find_worse_than_trivial(report: Report, window: TrialWindow, limits: Limits)
         words={
             "bar": f"{limits['R1c.hopeless']:g} times that of a model that outputs 0"
             if is_hopeless
-            else "half-way to a constant prediction, and not falling",
+            else f"{_bar_words(window)}, and not falling",
             "remedy": _risen_rate(report, window) or LOWER_LR,
         },
     )
+
+
+def _bar_words(window: TrialWindow) -> str:
+    """What ``trivial_bar`` is, after "above"."""
+    sound = window.reachable(window.last_step)
+    if sound >= window.constant:
+        return "that of a constant prediction"
+    if sound > window.trivial:
+        return "half-way from what other trials had by then to a constant prediction"
+    return "half-way to a constant prediction"
 
 
 def trivial_bar(window: TrialWindow, share: float) -> float:
@@ -754,6 +766,10 @@ def _exp(x: float) -> float:
 
 
 LOWER_LR_AND_CLIP = "Lower the learning rate 4 times and clip with max_grad_norm 1."
+BROKEN_FROM_THE_START = (
+    "No step had been taken, so that no learning rate is at fault: look for NaN or Inf in the "
+    "model's output, its gradient or the data."
+)
 BROKEN_BATCH = (
     "The loss was sound until then: look for a broken example, or for an operation such as sqrt "
     "or log near 0. nonfinite_gradients skip passes over such steps."

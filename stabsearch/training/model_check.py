@@ -158,6 +158,12 @@ class _AskedModel:
                 f"{list(x_t.shape)}, and a denoiser returns the shape of its input",
                 "Mend its last layer, or return prediction.view_as(x_t).",
             )
+        if torch.isfinite(x_t).all() and not torch.isfinite(prediction).all():
+            raise self._problem(
+                "forward returned NaN or Inf before any training, for examples that are finite",
+                "Look for a division by zero, a logarithm or a root in it, or for weights that "
+                "are not initialised.",
+            )
 
     def _built(self, sample_shape: tuple[int, ...]) -> Any:
         try:

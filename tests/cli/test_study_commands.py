@@ -20,6 +20,7 @@ from stabsearch.errors import ClusterError, EnvironmentProblem, ResultsError
 from stabsearch.records import Confirmation, Purpose, Recommendation
 from stabsearch.results.store import StudyStore
 from stabsearch.spec_file import load_study
+from tests import synthetic_study as synthetic
 
 MINIMAL = "name: test\nspace:\n  learning_rate: {log_uniform: [1e-4, 1e-1]}\n"
 
@@ -667,18 +668,20 @@ class TestRun:
         assert "hello" in said.err
 
     @pytest.mark.parametrize(
-        ("arguments", "expected"),
+        ("arguments", "tried", "expected"),
         [
-            ([], "stabsearch run x.yaml --trials 12"),
-            (["--no-plot", "--trials", "5"], "stabsearch run x.yaml --no-plot --trials 8"),
-            (["--trials=3", "--seeds", "1"], "stabsearch run x.yaml --seeds 1 --trials 5"),
+            ([], 8, "stabsearch run x.yaml --trials 12"),
+            (["--no-plot", "--trials", "5"], 5, "stabsearch run x.yaml --no-plot --trials 8"),
+            (["--trials=3", "--seeds", "1"], 3, "stabsearch run x.yaml --seeds 1 --trials 5"),
         ],
     )
     def test_where_the_trials_did_not_suffice_the_command_for_more_is_said(
-        self, run, capsys, arguments, expected
+        self, run, capsys, arguments, tried, expected
     ):
         Path("x.yaml").write_text(MINIMAL + "trials: 8\n")
-        records = [SimpleNamespace(setting=setting, purpose=Purpose.PROBE) for setting in range(8)]
+        records = [
+            synthetic.record(n, params={"learning_rate": 0.001 * (n + 1)}) for n in range(tried)
+        ]
         run(replace(self.FOUND, is_precise=False), *arguments, records=records)
 
         out = capsys.readouterr().out
@@ -695,8 +698,22 @@ class TestRun:
         ids=["precise", "not asked", "trials left", "nothing stable"],
     )
     def test_more_trials_are_proposed_for_nothing_else(self, run, capsys, changes, purpose):
-        records = [SimpleNamespace(setting=setting, purpose=purpose) for setting in range(40)]
+        records = [synthetic.record(setting, purpose=purpose) for setting in range(40)]
         run(replace(self.FOUND, **changes), records=records)
+
+        assert "--trials" not in capsys.readouterr().out
+
+    def test_more_trials_are_not_proposed_to_a_search_that_has_nothing_left_to_ask(
+        self, run, capsys
+    ):
+        searched = "searcher: {name: boundary}\nstop_when: edge within 0.5 octave\ntrials: 3\n"
+        Path("x.yaml").write_text(MINIMAL + searched)
+        rates = {0.002: synthetic.record, 0.02: synthetic.record, 0.09: synthetic.diverged}
+        records = [
+            make(n, params={"learning_rate": rate}, max_train_steps=2000, steps=2000)
+            for n, (rate, make) in enumerate(rates.items())
+        ]
+        run(replace(self.FOUND, is_precise=False), records=records)
 
         assert "--trials" not in capsys.readouterr().out
 

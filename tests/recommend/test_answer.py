@@ -340,6 +340,39 @@ def test_a_bound_on_the_wrong_side_says_nothing(octaves, kept):
     assert recommend_from(records, KINDS).stabilisers == ()
 
 
+TENTH = {
+    "outcome": Outcome.STOPPED,
+    "stopped_by": StoppedBy.PROBE,
+    "purpose": Purpose.PROBE,
+    "steps": synthetic.STEPS // 10,
+}
+
+
+@pytest.mark.parametrize(
+    ("trials", "bound"),
+    [
+        ([(0.2, {})], 0.2),
+        ([(0.2, TENTH)], None),
+        ([(0.2, TENTH), (0.1, TENTH)], 0.1),
+        ([(0.2, TENTH | {"steps": 150}), (0.1, {})], 0.1),
+        ([(0.2, {"score": synthetic.CONSTANT_SCORE})], None),
+        ([(0.2, {"score": 0.96 * synthetic.CONSTANT_SCORE}), (0.1, {})], 0.1),
+    ],
+    ids=["full", "one-short", "two-short", "too-short", "learned-nothing", "hardly-learned"],
+)
+def test_nothing_failed_is_said_only_of_what_would_have_shown_it(trials, bound):
+    adam = [r for r in with_optimizers(0, 0.0) if r.params["kind"] == "adam"]
+    lion = [
+        synthetic.record(200 + n, params={"learning_rate": rate, "kind": "lion"}, **changes)
+        for n, (rate, changes) in enumerate(trials)
+    ]
+    found = recommend_from([*adam, *lion], KINDS).stabilisers
+
+    assert bool(found) is (bound is not None)
+    if bound:
+        assert found[0].octaves == pytest.approx(math.log2(bound / 0.01), abs=0.3)
+
+
 def test_under_sgd_a_bound_counts_by_the_step_that_clipping_leaves():
     """All steps of lion were clipped to an eighth: its rates are worth three octaves less."""
     study = KINDS | {"trainer": {"optimizer": "sgd", "clipping": "global_norm"}}
@@ -774,6 +807,30 @@ def test_without_an_edge_the_region_is_not_one_of_the_recommended_clip():
 
     region = "STABLE REGION    learning_rate 2e-3 .. 0.2 (where trials were stable, whatever their"
     assert f"{region} max_grad_norm)" in text
+
+
+def test_without_an_edge_the_region_is_one_of_the_words():
+    """Each combination is judged by its own trials."""
+    space = KINDS["space"] | {"max_grad_norm": {"choice": [0.1, 1.0]}}
+    records = [
+        synthetic.record(
+            n, params={"learning_rate": rate, "kind": "lion", "max_grad_norm": 1.0}, score=1.0 + n
+        )
+        for n, rate in enumerate((2e-3, 4e-3))
+    ]
+    text = describe(recommend_from(records, {"space": space, "trainer": ADAMW}))
+
+    region = "STABLE REGION    learning_rate 2e-3 .. 4e-3 at kind lion"
+    assert f"{region} (where trials were stable, whatever their max_grad_norm)" in " ".join(
+        text.split()
+    ).replace("STABLE REGION", "STABLE REGION   ")
+
+
+def test_white_data_have_no_sensitivity():
+    """u, which it is measured in, is next to nothing there."""
+    records = [replace(r, loss_unit=1e-6) for r in synthetic.draw(24)]
+
+    assert recommend_from(records, STUDY).lr_sensitivity is None
 
 
 def test_short_trials_alone_are_not_called_unstable():

@@ -297,6 +297,29 @@ def test_after_three_rounds_the_least_risky_is_kept_and_nothing_more_is_planned(
     assert any("Nothing held" in note for note in answer.notes)
 
 
+def test_lower_rates_that_failed_for_another_reason_are_not_asked_for():
+    records = [
+        replace(
+            r,
+            severity=Severity.PENALISE,
+            symptom=str(Symptom.TIME_BLIND),
+        )
+        if r.params["learning_rate"] <= LADDER[1]
+        else r
+        for r in searched()
+    ]
+    while planned := planned_trials(records, STUDY):
+        records += ended(planned, unstable=ALL_STRESS)
+    notes = " ".join(recommend_from(records, STUDY).notes)
+
+    assert "Nothing held" in notes
+    assert (
+        "Lower rates were trained, and are not called stable for another reason (did not look at "
+        "the timestep)" in notes
+    )
+    assert "earch lower learning rates" not in notes
+
+
 def test_when_the_picks_run_out_the_best_of_what_is_known_is_said():
     records = [searched()[0], *searched()[5:]]
     records += ended(planned_trials(records, STUDY), unstable={(Purpose.CONFIRM, 1)})

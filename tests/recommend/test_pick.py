@@ -10,7 +10,7 @@ from stabsearch.recommend.describe import describe, to_json
 from stabsearch.recommend.landscape import landscapes_of
 from stabsearch.recommend.pick import recommend
 from stabsearch.recommend.space import search_space
-from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
+from stabsearch.records import Look, Outcome, Purpose, Severity, StoppedBy, Symptom
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
@@ -219,6 +219,71 @@ def test_no_setting_stable_in_all_seeds_names_the_nearest(answer):
     assert "stable in 1 of 2" in " ".join(recommendation.notes)
 
 
+SHORT = {
+    "outcome": Outcome.STOPPED,
+    "stopped_by": StoppedBy.PROBE,
+    "purpose": Purpose.PROBE,
+    "steps": synthetic.STEPS // 10,
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "first", "last"),
+    [
+        (synthetic.record, SHORT, "No setting was trained to its end", "all were short trials."),
+        (
+            synthetic.diverged,
+            {"purpose": Purpose.PROBE},
+            "No setting was stable",
+            "search lower learning rates.",
+        ),
+        (
+            synthetic.diverged,
+            {"symptom": Symptom.NON_FINITE, "verdict_step": 1},
+            "No setting was stable",
+            "look for NaN in the model's output, its loss or the data.",
+        ),
+        (
+            synthetic.diverged,
+            {"symptom": Symptom.NON_FINITE, "verdict_step": 2},
+            "No setting was stable",
+            "search lower learning rates.",
+        ),
+    ],
+    ids=["short", "short-and-unstable", "dead-before-a-step", "dead-after-one"],
+)
+def test_why_nothing_was_stable(answer, make, changes, first, last):
+    notes = answer([make(n, **changes) for n in range(3)]).notes
+
+    assert notes[0].startswith(first)
+    assert notes[-1].endswith(last)
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(0.94, False), (0.96, True), (1.02, True)])
+def test_a_score_like_a_constant_s_is_a_caution(answer, share, is_said):
+    """A dead network has it, too: nothing is known to be stable."""
+    score = share * synthetic.CONSTANT_SCORE
+    notes = answer([synthetic.record(n, score=score) for n in range(3)]).notes
+
+    assert any(note.startswith("CAUTION: its score") for note in notes) is is_said
+
+
+@pytest.mark.parametrize(("score", "low"), [(synthetic.CONSTANT_SCORE, 3e-3), (1.0, 1e-4)])
+def test_the_region_does_not_begin_where_a_short_trial_learned_nothing(answer, score, low):
+    idle = SHORT | {"score": score, "looks": (look(score),)}
+    records = [synthetic.record(0, learning_rate=1e-4, **idle)]
+    records += [synthetic.record(n, learning_rate=n * 3e-3) for n in range(1, 4)]
+
+    assert answer(records).region_low == pytest.approx(low)
+
+
+def look(score):
+    step = synthetic.STEPS // 10
+    return Look(
+        step=step, score=score, lr_gauge_octaves=None, grad_norm_median=1.0, grad_norm_late=1.0
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -281,6 +346,8 @@ def test_a_tuner_does_not_know_what_is_stable(answer):
         in text
     )
     assert "PRICE OF SAFETY" in text
+    lower = replace(recommendation, best_margin_octaves=recommendation.margin_octaves + 0.1)
+    assert "PRICE OF SAFETY" not in describe(lower)  # it is not for safety that ours was taken
 
 
 def test_a_tuner_has_an_answer_even_where_nothing_is_stable(answer):

@@ -80,7 +80,8 @@ def test_every_symptom_has_words():
     assert set(SYMPTOM_WORDS) == set(Symptom)
     assert symptom_words("not_learning", is_unstable=False) == "did not learn"
     assert symptom_words("not_learning") == "never learned, its rate too high"
-    assert symptom_words("") == "had learned nothing where lower rates had"
+    for symptom in ("", "terminal_signal", "gradient_outliers"):
+        assert symptom_words(symptom) == "had learned nothing where lower rates had"
     assert symptom_words("", is_unstable=False) == "ended badly"
 
 

@@ -276,7 +276,7 @@ def test_of_three_parameters_the_rate_and_the_clip_are_drawn(tmp_path):
 
     assert figure.axes[0].get_xlabel() == "learning_rate"
     assert figure.axes[0].get_ylabel() == "max_grad_norm"
-    assert "at weight_decay" in figure.get_suptitle()
+    assert "\npredicted at weight_decay" in figure.get_suptitle()
 
 
 def test_categories_other_than_the_pick_s_are_left_out_and_the_title_says_so(tmp_path):

@@ -41,6 +41,13 @@ def test_a_trial_without_files_has_nothing_but_its_row(path):
     assert (trial.record, trial.facts, trial.reports, trial.verdicts) == (failed, None, (), ())
 
 
+def test_a_trial_that_trained_and_has_no_files_is_damage(path):
+    (path / "reports" / "0001-0.parquet").unlink()
+
+    with pytest.raises(ResultsError, match="no such file, though the trial has a row"):
+        only(path, RECORDS[1])
+
+
 def test_the_journal_of_a_running_trial_is_ahead_of_its_files(path):
     running = synthetic.record(3, outcome=Outcome.RUNNING, ended_at=None)
     reports = synthetic.reports_of(running)

@@ -10,11 +10,12 @@ import pytest
 
 from stabsearch.recommend.pick import recommend_from
 from stabsearch.records import Outcome, Purpose, StoppedBy
+from stabsearch.search.best_rate import CONSTANT
 from stabsearch.search.boundary import SNAP, Boundary
-from stabsearch.search.lines import View
+from stabsearch.search.lines import Timing, View
 from stabsearch.search.strategy import Length, Pause, Proposal, next_step
 from stabsearch.spec import StudySpec
-from tests.search.worlds import World, search, search_and_confirm
+from tests.search.worlds import DEAD_SCORE, NOT_LEARNING, World, search, search_and_confirm
 
 RATE = {"log_uniform": [1e-4, 0.3]}
 CLIP = {"log_uniform": [0.01, 100]}
@@ -531,7 +532,7 @@ def test_a_trial_of_a_longer_budget_fails_no_more_slowly_for_that():
     view = View(spec.model_dump(mode="json"), failed, ())
 
     assert all(record.is_unstable for record in failed)
-    assert not view.fails_slowly
+    assert edge_length(view) is Length.BRIEF
 
 
 def test_a_failure_is_as_late_as_it_was_known_not_as_its_trial_ended():
@@ -545,8 +546,125 @@ def test_a_failure_is_as_late_as_it_was_known_not_as_its_trial_ended():
     record = World(edge=10.0, slow_edge=math.log2(0.05)).record(spec, step, 0)
     early = dataclasses.replace(record, stopped_by=StoppedBy.PROBE, verdict_step=1)
 
-    assert View(spec.model_dump(mode="json"), [record], ()).fails_slowly
-    assert not View(spec.model_dump(mode="json"), [early], ()).fails_slowly
+    assert edge_length(View(spec.model_dump(mode="json"), [record], ())) is Length.READABLE
+    assert edge_length(View(spec.model_dump(mode="json"), [early], ())) is Length.BRIEF
+
+
+@pytest.mark.parametrize(
+    ("steps", "length"),
+    [(40, Length.BRIEF), (60, Length.READABLE), (100, Length.READABLE), (101, Length.LATE)],
+)
+def test_trials_about_the_edge_are_as_long_as_short_ones_took_to_fail(steps, length):
+    spec = study(trainer=SHORT)
+    step = Proposal(params={"learning_rate": 0.2}, purpose=Purpose.PROBE, length=Length.READABLE)
+    slow = World(edge=10.0, slow_edge=math.log2(0.05)).record(spec, step, 0)
+    record = dataclasses.replace(slow, steps=steps)
+
+    assert edge_length(View(spec.model_dump(mode="json"), [record], ())) is length
+
+
+def edge_length(view):
+    """On a line of 400 steps, where the gauge is read after 100 and late is after 120."""
+    steps = {Length.BRIEF: 40, Length.READABLE: 100, Length.LATE: 120, Length.WHOLE: 400}
+    return view.edge_length(Timing(has_short=True, steps=steps, expected=CONSTANT))
+
+
+@pytest.mark.parametrize("slow_edge", [-10.0, -9.0, -8.0])
+@pytest.mark.parametrize("space", [None, {"learning_rate": {"log_uniform": [1e-5, 1.0]}}])
+def test_where_runs_fail_slowly_a_stable_rate_is_still_found(space, slow_edge):
+    """The briefest trials say nothing of the edge then: with them alone nothing is stable."""
+    spec = study(space, trainer=SHORT, trials=60)
+    records = search(spec, World(edge=-1.8, slow_edge=slow_edge, best=slow_edge - 1))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.params is not None
+    assert math.log2(answer.params["learning_rate"]) < slow_edge
+    assert len(records) <= 15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeadAtOnce(World):
+    """Above a rate a network is dead at once, and a short trial too short for a rule to say so."""
+
+    dead_from: float
+
+    def record(self, spec, proposal, number, seed=0):
+        record = super().record(spec, proposal, number, seed)
+        if math.log2(proposal.params["learning_rate"]) <= self.dead_from:
+            return record
+        if record.purpose is not Purpose.PROBE:
+            return dataclasses.replace(record, score=DEAD_SCORE, **NOT_LEARNING)
+        looks = (dataclasses.replace(each, score=1.02 * DEAD_SCORE) for each in record.looks)
+        return dataclasses.replace(record, score=1.02 * DEAD_SCORE, looks=tuple(looks))
+
+
+@pytest.mark.parametrize("trainer", [None, SHORT], ids=["2000", "400"])
+@pytest.mark.parametrize("dead_from", [-4.0, -7.0, -9.0, -11.0])
+def test_the_edge_is_found_where_networks_are_dead_at_once(dead_from, trainer):
+    spec = study(trainer=trainer, trials=40)
+    world = DeadAtOnce(edge=4.0, best=dead_from - 1.5, dead_from=dead_from)
+    records = search(spec, world)
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert abs(math.log2(answer.edge.learning_rate) - dead_from) <= 0.5
+    assert answer.is_precise
+    assert cost(records) < 3.6
+    # They were so from the first look on: nothing here fails slowly.
+    assert edge_length(View(spec.model_dump(mode="json"), records, ())) is Length.BRIEF
+
+
+@pytest.mark.parametrize("late_edge", [math.inf, -6.5])
+def test_a_setting_of_which_one_seed_fails_late_sends_the_search_down(late_edge):
+    spec = study(trials=40, seeds=2)
+    worlds = World(edge=-3.0, best=-6.0), World(edge=-3.0, best=-6.0, late_edge=late_edge)
+    records, proposed = [], 0
+    while isinstance(step := next_step(spec, Boundary(spec), records, (), proposed), Proposal):
+        number = max((r.setting for r in records), default=-1) + 1
+        of = number if step.goes_on is None else step.goes_on
+        seeds = [world.record(spec, step, of, seed) for seed, world in enumerate(worlds)]
+        records = [*(r for r in records if r.setting != of), *seeds]
+        proposed += step.goes_on is None
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.num_stable_seeds == 2
+    assert math.log2(answer.params["learning_rate"]) < late_edge
+
+
+@pytest.mark.parametrize("stress_octaves", [0.25, 0.5, 0.75, 1.0, 2.0])
+def test_a_lower_setting_follows_a_broken_one_however_far_the_stress_test_was(stress_octaves):
+    spec = study(trials=60, confirm={"seeds": 2, "stress_octaves": stress_octaves})
+    records = search_and_confirm(spec, World(edge=-1.8, late_edge=-7.7, best=-8.0))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.confirmation.has_held
+    assert math.log2(answer.params["learning_rate"]) + stress_octaves <= -7.7
+
+
+class WorseUnderAdam(World):
+    """Under ``adam`` every score is three times as high, and the edge an octave lower."""
+
+    def record(self, spec, proposal, number, seed=0):
+        if proposal.params["optimizer"] != "adam":
+            return super().record(spec, proposal, number, seed)
+        world = World(edge=self.edge - 1, best=self.best - 2)
+        record = world.record(spec, proposal, number, seed)
+
+        def worse(score):
+            return score and min(3 * score, 0.9 * DEAD_SCORE)
+
+        looks = (dataclasses.replace(each, score=worse(each.score)) for each in record.looks)
+        return dataclasses.replace(record, score=worse(record.score), looks=tuple(looks))
+
+
+@pytest.mark.parametrize("words", [["adamw", "adam"], ["adam", "adamw"]])
+def test_a_longer_search_of_several_words_ends_with_the_better_one(words):
+    space = {"learning_rate": RATE, "optimizer": {"choice": words}}
+    spec = study(space, stop_when=None, trials=40)
+    records = search(spec, WorseUnderAdam(edge=-4.3, best=-8.0))
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert answer.params["optimizer"] == "adamw"
+    assert answer.score < 6.0
 
 
 def test_a_full_trial_without_a_score_is_not_repeated():

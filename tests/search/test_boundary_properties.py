@@ -65,7 +65,7 @@ def random_fields(generator: random.Random) -> dict[str, Any]:
             "eval_every": generator.choice([20, 100]),
             "optimizer": generator.choice(["adamw", "sgd"]),
         },
-        "searcher": {"name": "boundary", "probe_fraction": generator.choice([0.05, 0.1, 0.5])},
+        "searcher": {"name": "boundary", "probe_fraction": generator.choice([0.075, 0.1, 0.5])},
         "trials": generator.choice([1, 3, 8, 16, 32]),
         "margin_octaves": generator.choice([0.5, 1.0, 2.0]),
     }

@@ -31,6 +31,13 @@ def test_of_models_to_choose_from_each_is_tried(tiny_study):
         check_model(study, prepare_study_data(study))
 
 
+def test_a_model_that_begins_with_nan_is_a_mistake_in_the_study(tiny_study):
+    study = tiny_study(trainer={"model": {"name": f"{MODELS}:BeginsWithNaN"}})
+
+    with pytest.raises(SpecError, match=r"NaN or Inf before any training, for examples that are"):
+        check_model(study, prepare_study_data(study))
+
+
 def test_a_study_of_the_mlp_waits_for_no_import_of_torch(tiny_study):
     script = (
         "import sys\n"

@@ -48,6 +48,16 @@ def test_nan_is_pruned_at_the_first_report_with_its_own_step_and_bin():
     assert "timesteps 750-999" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("step", "advice"),
+    [(1, "no learning rate is at fault"), (2, "Lower the learning rate 4 times")],
+)
+def test_nan_before_any_step_is_not_the_rate_s_fault(step, advice):
+    [(_, verdict)] = verdicts([nan_report(25, step)])
+
+    assert advice in verdict.advice
+
+
 def test_an_evaluation_that_is_not_finite_is_a_finding_too():
     nan = (math.nan,) * 4
     broken = evaluation(nan, score_raw=math.nan, score_ema=math.nan)
@@ -238,6 +248,21 @@ def test_worse_than_trivial(losses, expected):
     found = verdicts(curve(losses), rule="R1c")
 
     assert [(v.symptom, v.severity) for _, v in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("reached", "bar"),
+    [
+        ((), "half-way to a constant prediction"),
+        (((25, 0.5),), "half-way from what other trials had by then to a constant prediction"),
+        (((25, 0.9),), "that of a constant prediction"),
+    ],
+    ids=["alone", "others-learn", "others-hardly-do"],
+)
+def test_the_bar_is_called_what_it_is(reached, bar):
+    [(_, verdict)] = verdicts(curve([1.01] * 8), rule="R1c", reached=reached)
+
+    assert f", {bar}, and not falling" in verdict.reason
 
 
 def test_not_learning_says_nothing_about_the_edge():
