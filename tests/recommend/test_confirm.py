@@ -317,7 +317,7 @@ def test_lower_rates_that_failed_for_another_reason_are_not_asked_for():
         "Lower rates were trained, and are not called stable for another reason (did not look at "
         "the timestep)" in notes
     )
-    assert "earch lower learning rates" not in notes
+    assert "search lower learning rates" not in notes.lower()
 
 
 def test_when_the_picks_run_out_the_best_of_what_is_known_is_said():
