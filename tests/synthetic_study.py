@@ -16,6 +16,7 @@ import numpy as np
 
 from stabsearch.records import (
     Evaluation,
+    Look,
     Outcome,
     Params,
     Purpose,
@@ -139,6 +140,22 @@ def record(
         "grad_norm_late": CEILING / 4,
     }
     return TrialRecord(**(plain | changes))  # type: ignore[arg-type]
+
+
+SHORT: dict[str, object] = {
+    "outcome": Outcome.STOPPED,
+    "stopped_by": StoppedBy.PROBE,
+    "purpose": Purpose.PROBE,
+    "steps": STEPS // 10,
+}
+"""Changes that make a record one of a short trial, within the edge."""
+
+
+def look(score: float | None, step: int = STEPS // 10) -> Look:
+    """What a trial had shown by the end of a short one."""
+    return Look(
+        step=step, score=score, lr_gauge_octaves=None, grad_norm_median=1.0, grad_norm_late=1.0
+    )
 
 
 def diverged(setting: int = 0, seed: int = 0, **changes: object) -> TrialRecord:

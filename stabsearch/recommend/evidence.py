@@ -56,7 +56,7 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
     A short trial is held against what the others had learned by the step at which it ended, which
     is too early for a verdict of its own.
     """
-    stable = [record for record in records if record.ending.is_sound and not is_idle(record)]
+    stable = [record for record in records if is_sound(record)]
     ceiling = gradient_ceiling(stable) or math.inf
 
     def reach(record: TrialRecord) -> tuple[float, float]:
@@ -71,11 +71,12 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
 
     def is_killed(record: TrialRecord) -> bool:
         rate, step = reach(record)
-        reaches = [reach(one) for one in _ahead_of(record, stable)]
-        below = sum(rate > its_rate and step > its_step for its_rate, its_step in reaches)
-        above = sum(rate < its_rate and step < its_step for its_rate, its_step in reaches)
+        ahead = [reaches[one.trial_id] for one in _ahead_of(record, stable)]
+        below = sum(rate > its_rate and step > its_step for its_rate, its_step in ahead)
+        above = sum(rate < its_rate and step < its_step for its_rate, its_step in ahead)
         return below > 0 and below >= above
 
+    reaches = {record.trial_id: reach(record) for record in stable}
     return frozenset(
         record.trial_id
         for record in records
@@ -88,8 +89,13 @@ def _ahead_of(record: TrialRecord, stable: Sequence[TrialRecord]) -> Sequence[Tr
     if never_learned(record):
         return stable
     if is_idle(record):
-        return [one for one in stable if _progress(one, record.steps) >= LEARNED]
+        return [one for one in stable if _progress_by(record.steps, one) >= LEARNED]
     return ()
+
+
+def is_sound(record: TrialRecord) -> bool:
+    """Whether the trial was within the edge, and learned, for as long as it trained."""
+    return record.ending.is_sound and not is_idle(record)
 
 
 def is_idle(record: TrialRecord) -> bool:
@@ -99,23 +105,26 @@ def is_idle(record: TrialRecord) -> bool:
 
 def has_begun(record: TrialRecord, step: int) -> bool:
     """Whether the trial was better than the best constant at a look, as far as it was scored."""
-    return not _progress(record, step) <= 0
-
-
-def _progress(record: TrialRecord, step: int) -> float:
-    """How far the score had come down by a step from the best constant's, 0, to no error, 1; NaN
-    where nobody looked."""
-    scores = [look.score for look in record.looks if look.step == step]
-    if not scores or scores[0] is None or not record.constant_score:
-        return math.nan
-    return 1.0 - scores[0] / record.constant_score
+    return not _progress_by(step, record) <= 0
 
 
 def learned_nothing(record: TrialRecord) -> bool:
     """Whether the trial ended hardly better than the best constant, as far as it has a score."""
-    if record.score is None or not record.constant_score:
-        return False
-    return record.score > (1 - LEARNED) * record.constant_score
+    return _progress(record.score, record.constant_score) < LEARNED
+
+
+def _progress_by(step: int, record: TrialRecord) -> float:
+    """By a step; NaN where nobody looked."""
+    score = next((look.score for look in record.looks if look.step == step), None)
+    return _progress(score, record.constant_score)
+
+
+def _progress(score: float | None, constant_score: float | None) -> float:
+    """How far a score has come down from the best constant's, 0, to no error, 1; NaN where one of
+    them is not known."""
+    if score is None or not constant_score:
+        return math.nan
+    return 1.0 - score / constant_score
 
 
 def never_learned(record: TrialRecord) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stabsearch.recommend.edge import EdgePosterior, fit_edge
 from stabsearch.recommend.edge_process import EdgeProcess
-from stabsearch.recommend.evidence import evidence, is_idle, unstable_trials
+from stabsearch.recommend.evidence import evidence, is_sound, unstable_trials
 from stabsearch.recommend.space import (
     LEARNING_RATE,
     Floats,
@@ -121,7 +121,7 @@ class Landscape:
     @property
     def sound(self) -> list[TrialRecord]:
         """The trials that were within the edge, and learned, for as long as they trained."""
-        return [r for r in self.records if r.ending.is_sound and not is_idle(r)]
+        return [record for record in self.records if is_sound(record)]
 
     def stable_region(self, params: Params) -> Interval | None:
         """The learning rates around the setting at which few runs fail, its other params kept.

@@ -122,11 +122,6 @@ class Line:
         """Whether that decides where the full trial goes, or may when the edge is known better."""
         return self.best is None or self.best > self.limit - SETTLED
 
-    @property
-    def edge_length(self) -> Length:
-        """Of trials about the edge."""
-        return self.seen.edge_length
-
 
 class Boundary:
     """See the module."""
@@ -259,7 +254,7 @@ class Boundary:
             # Else a longer trial knows better than short ones where it fails.
             best = self._towards_best(line)
             rate = self._towards_edge(line, precision)
-            edge = self._short(others, rate, line.edge_length)
+            edge = self._short(others, rate, line.seen.edge_length)
         for step in (best, edge):
             if step is not None and self._is_free(_rate(step), asking):
                 return step
@@ -281,13 +276,13 @@ class Boundary:
             first = self._first(line)
             return first if isinstance(first, Proposal) else None
         if not seen.stable:
-            return self._short(others, self._downwards(seen), line.edge_length)
+            return self._short(others, self._downwards(seen), line.seen.edge_length)
         rate = self._towards_edge(line, SIDE_PRECISION)
         known = len(seen.stable) + len(seen.unstable) + len(asking)
         is_wanted = rate is not None and (known < 2 or bool(seen.stable and seen.unstable))
         if not is_wanted or rate is None or not self._is_free(rate, asking):
             return None
-        return self._short(others, rate, line.edge_length)
+        return self._short(others, rate, line.seen.edge_length)
 
     def _first(self, line: Line) -> Proposal | Pause:
         """Rates spread over the range; on later lines, where earlier ones have their answer."""
@@ -301,7 +296,7 @@ class Boundary:
         for wish in rates:
             rate = min(max(wish, self._low), self._high)
             if self._is_free(rate, line.timing.asking(seen)) and self._is_new(rate, seen):
-                return self._short_trial(self._setting(line.others, rate), line.edge_length)
+                return self._short_trial(self._setting(line.others, rate), line.seen.edge_length)
         return Pause.WAIT if seen.is_under_way else Pause.DONE
 
     def _towards_best(self, line: Line) -> Proposal | None:
@@ -310,7 +305,7 @@ class Boundary:
         when enough were tried."""
         seen = line.seen
         if not seen.stable:
-            return self._short(line.others, self._downwards(seen), line.edge_length)
+            return self._short(line.others, self._downwards(seen), line.seen.edge_length)
         if line.best is None:
             return None
         if step := self._towards_look(line, line.best, Length.READABLE):

@@ -340,12 +340,7 @@ def test_a_bound_on_the_wrong_side_says_nothing(octaves, kept):
     assert recommend_from(records, KINDS).stabilisers == ()
 
 
-TENTH = {
-    "outcome": Outcome.STOPPED,
-    "stopped_by": StoppedBy.PROBE,
-    "purpose": Purpose.PROBE,
-    "steps": synthetic.STEPS // 10,
-}
+TENTH = synthetic.SHORT
 
 
 @pytest.mark.parametrize(

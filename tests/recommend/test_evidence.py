@@ -10,7 +10,7 @@ from stabsearch.recommend.evidence import (
     out_of_order,
     unstable_trials,
 )
-from stabsearch.records import Look, Outcome, Severity, StoppedBy, Symptom
+from stabsearch.records import Outcome, Severity, StoppedBy, Symptom
 from tests import synthetic_study as synthetic
 
 HALF = synthetic.STEPS // 2
@@ -126,14 +126,8 @@ def test_under_sgd_a_tight_clip_may_be_what_kept_it_from_learning(optimizer, cli
     assert bool(unstable) is is_killed
 
 
-def look(score, step=PROBE):
-    return Look(
-        step=step, score=score, lr_gauge_octaves=None, grad_norm_median=1.0, grad_norm_late=1.0
-    )
-
-
 def short(number, learning_rate, score, **changes):
-    ended = ENDED_BY[StoppedBy.PROBE] | {"steps": PROBE, "looks": (look(score),)}
+    ended = ENDED_BY[StoppedBy.PROBE] | {"steps": PROBE, "looks": (synthetic.look(score),)}
     return synthetic.record(number, learning_rate=learning_rate, score=score, **ended | changes)
 
 
@@ -178,8 +172,14 @@ def test_a_short_trial_without_progress_was_killed_if_a_lower_rate_had_learned(
     [
         ({}, True),
         ({"stopped_by": StoppedBy.RANK}, False),
-        ({"looks": (look(C0, PROBE), look(0.5 * C0, HALF)), "steps": HALF}, False),
-        ({"looks": (look(0.5 * C0, PROBE), look(C0, HALF)), "steps": HALF}, False),
+        (
+            {"looks": (synthetic.look(C0, PROBE), synthetic.look(0.5 * C0, HALF)), "steps": HALF},
+            False,
+        ),
+        (
+            {"looks": (synthetic.look(0.5 * C0, PROBE), synthetic.look(C0, HALF)), "steps": HALF},
+            False,
+        ),
         ({"constant_score": None}, False),
     ],
     ids=["short", "stopped-by-rank", "learned-later", "nobody-else-so-late", "no-constant"],
@@ -191,7 +191,9 @@ def test_a_short_trial_is_compared_where_it_ended(changes, is_killed):
 
 
 def test_what_learned_later_is_held_against_it_as_it_was_by_then():
-    full = synthetic.record(0, score=0.1 * C0, looks=(look(C0), look(0.5 * C0, HALF)))
+    full = synthetic.record(
+        0, score=0.1 * C0, looks=(synthetic.look(C0), synthetic.look(0.5 * C0, HALF))
+    )
 
     assert not unstable_trials([full, short(1, 0.1, C0)], {})
 

@@ -10,7 +10,7 @@ from stabsearch.recommend.describe import describe, to_json
 from stabsearch.recommend.landscape import landscapes_of
 from stabsearch.recommend.pick import recommend
 from stabsearch.recommend.space import search_space
-from stabsearch.records import Look, Outcome, Purpose, Severity, StoppedBy, Symptom
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom
 from stabsearch.results.frames import load
 from tests import synthetic_study as synthetic
 
@@ -219,18 +219,15 @@ def test_no_setting_stable_in_all_seeds_names_the_nearest(answer):
     assert "stable in 1 of 2" in " ".join(recommendation.notes)
 
 
-SHORT = {
-    "outcome": Outcome.STOPPED,
-    "stopped_by": StoppedBy.PROBE,
-    "purpose": Purpose.PROBE,
-    "steps": synthetic.STEPS // 10,
-}
-
-
 @pytest.mark.parametrize(
     ("make", "changes", "first", "last"),
     [
-        (synthetic.record, SHORT, "No setting was trained to its end", "all were short trials."),
+        (
+            synthetic.record,
+            synthetic.SHORT,
+            "No setting was trained to its end",
+            "all were short trials.",
+        ),
         (
             synthetic.diverged,
             {"purpose": Purpose.PROBE},
@@ -270,18 +267,11 @@ def test_a_score_like_a_constant_s_is_a_caution(answer, share, is_said):
 
 @pytest.mark.parametrize(("score", "low"), [(synthetic.CONSTANT_SCORE, 3e-3), (1.0, 1e-4)])
 def test_the_region_does_not_begin_where_a_short_trial_learned_nothing(answer, score, low):
-    idle = SHORT | {"score": score, "looks": (look(score),)}
+    idle = synthetic.SHORT | {"score": score, "looks": (synthetic.look(score),)}
     records = [synthetic.record(0, learning_rate=1e-4, **idle)]
     records += [synthetic.record(n, learning_rate=n * 3e-3) for n in range(1, 4)]
 
     assert answer(records).region_low == pytest.approx(low)
-
-
-def look(score):
-    step = synthetic.STEPS // 10
-    return Look(
-        step=step, score=score, lr_gauge_octaves=None, grad_norm_median=1.0, grad_norm_late=1.0
-    )
 
 
 @pytest.mark.parametrize(
