@@ -235,6 +235,8 @@ _RULES: dict[str, Callable[[ErrorDetails], str]] = {
     "list_type": _is("must be a list in brackets"),
     "tuple_type": _is("must be two numbers in brackets: [low, high]"),
     "too_long": _is("must be two numbers in brackets: [low, high]"),
+    "too_short": _is("must not be empty"),
+    "string_too_short": _is("must not be empty"),
 }
 
 
@@ -263,6 +265,8 @@ def _remedy(details: ErrorDetails, info: FieldInfo | None) -> str:
 
 
 _WAYS = {
+    "too_short": "Name at least one",
+    "string_too_short": "Write at least one letter",
     "greater_than": "Use a number above {gt}",
     "greater_than_equal": "Use {ge} or more",
     "less_than": "Use a number below {lt}",

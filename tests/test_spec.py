@@ -355,6 +355,29 @@ def test_fields_that_do_not_fit_together_are_refused(fields, message):
     assert [message] == complaints(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"name": "parquet", "path": "a.parquet", "columns": []},
+            "trainer.data.columns: [] — must not be empty. Name at least one, or null, the "
+            "default.",
+        ),
+        (
+            {"name": "gaussian", "spectrum": []},
+            "trainer.data.spectrum: [] — must not be empty. Name at least one, or null, the "
+            "default.",
+        ),
+        (
+            {"name": "parquet", "path": ""},
+            'trainer.data.path: "" — must not be empty. Write at least one letter.',
+        ),
+    ],
+)
+def test_what_must_not_be_empty_says_so(fields, message):
+    assert [message] == complaints(trainer={"data": fields})
+
+
 def test_a_confirmation_needs_a_seed():
     (message,) = complaints(confirm={"seeds": 0})
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,17 +127,21 @@ def no_certificate(choice: Choice) -> str | None:
 
 def lower_rates(pick: Candidate) -> str:
     """What to do where a setting is at risk: there may be a reason why no lower one was taken."""
-    poor = {
-        symptom_words(record.symptom, is_unstable=False)
+    below = (
+        record
         for record in pick.landscape.records
-        if record.ending is Ending.POOR
-        and not never_learned(record)
-        and learning_rate_of(record.params) < learning_rate_of(pick.params)
-    }
-    if not poor:
+        if learning_rate_of(record.params) < learning_rate_of(pick.params)
+    )
+    why = poor_reasons(below)
+    if not why:
         return "Search lower learning rates"
-    why = ", ".join(sorted(poor))
     return f"Lower rates were trained, and are not called stable for another reason ({why})"
+
+
+def poor_reasons(records: Iterable[TrialRecord]) -> str:
+    """Why those that learned and did not fail are not called stable; empty without such a one."""
+    poor = (r for r in records if r.ending is Ending.POOR and not never_learned(r))
+    return ", ".join(sorted({symptom_words(r.symptom, is_unstable=False) for r in poor}))
 
 
 def notes_on_confirmation(choice: Choice) -> list[str]:

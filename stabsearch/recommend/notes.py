@@ -16,7 +16,7 @@ from stabsearch.recommend.candidates import (
     first_choice,
 )
 from stabsearch.recommend.clipping import guard_advice
-from stabsearch.recommend.confirm import lower_rates, seeds_bound
+from stabsearch.recommend.confirm import lower_rates, poor_reasons, seeds_bound
 from stabsearch.recommend.edge import SAFE
 from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import learned_nothing, never_learned
@@ -171,6 +171,11 @@ def _nothing_stable(landscapes: Landscapes) -> list[str]:
         notes.append(
             "Every trial was unstable or never learned, as one of a rate that is far too high "
             "may seem to: search lower learning rates, then train longer."
+        )
+    elif why := poor_reasons(record for record, is_unstable in ended if not is_unstable):
+        notes.append(
+            f"What did not fail is not called stable for another reason ({why}): `stabsearch "
+            "explain` says what helps."
         )
     return notes
 

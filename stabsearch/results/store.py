@@ -401,13 +401,17 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def _not_a_study(path: Path) -> ResultsError:
+    if (path / STUDY_FILE).exists():
+        return ResultsError(
+            f"{path}: this study's folder has lost its {TRIALS_FILE}. "
+            "Fetch the folder again, or run the study again under another name."
+        )
     if not path.exists():
         found = "there is no such folder"
     elif not path.is_dir():
         found = "is a file, not a study's folder"
     else:
-        missing = STUDY_FILE if not (path / STUDY_FILE).exists() else TRIALS_FILE
-        found = f"is not a study's folder: it has no {missing}"
+        found = f"is not a study's folder: it has no {STUDY_FILE}"
     inside = sorted(p.parent.name for p in path.glob(f"*/{STUDY_FILE}")) if path.is_dir() else []
     remedy = (
         f"Studies inside it: {', '.join(inside[:5])}."

@@ -507,6 +507,7 @@ def find_time_blind(report: Report, window: TrialWindow, limits: Limits) -> Find
         threshold=threshold,
         limit="R6.sensitivity",
         symptom=Symptom.TIME_BLIND,
+        words={"percent": f"{max(0.0, sensitivity):.1%}"},
         # v and flow models without a timestep sample about as well (Sun et al. 2025)
         severity=Severity.PENALISE if is_epsilon else Severity.WARN,
         step=report.step,
@@ -870,7 +871,7 @@ RULES: tuple[Rule, ...] = (
         find=find_time_blind,
         on=News.PROBE,
         times=2,
-        reason="wrong timesteps raise the held-out loss by {value:.1%} only at step {step}",
+        reason="wrong timesteps raise the held-out loss by {percent} only at step {step}",
         advice={
             Symptom.TIME_BLIND: "Check that the timesteps reach the network as they were drawn; "
             "condition by scale and shift (FiLM, adaLN) in every block."

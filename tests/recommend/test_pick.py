@@ -246,8 +246,14 @@ def test_no_setting_stable_in_all_seeds_names_the_nearest(answer):
             "No setting was stable",
             "search lower learning rates.",
         ),
+        (
+            synthetic.record,
+            {"severity": Severity.PENALISE, "symptom": Symptom.TIME_BLIND},
+            "No setting was stable",
+            "(did not look at the timestep): `stabsearch explain` says what helps.",
+        ),
     ],
-    ids=["short", "short-and-unstable", "dead-before-a-step", "dead-after-one"],
+    ids=["short", "short-and-unstable", "dead-before-a-step", "dead-after-one", "poor"],
 )
 def test_why_nothing_was_stable(answer, make, changes, first, last):
     notes = answer([make(n, **changes) for n in range(3)]).notes

@@ -68,7 +68,7 @@ def test_a_study_without_its_trials_says_so(tmp_path):
     StudyStore(tmp_path / "demo").create({"name": "demo"}, "fingerprint")
     (tmp_path / "demo" / "trials.parquet").unlink()
 
-    with pytest.raises(ResultsError, match=r"it has no trials\.parquet"):
+    with pytest.raises(ResultsError, match=r"has lost its trials\.parquet\. Fetch the folder"):
         load(tmp_path / "demo")
 
 

@@ -242,6 +242,14 @@ def test_a_model_that_is_still_learning_to_use_the_timestep_is_not_blind(sensiti
     assert [step for _, _, step in said("R6", reports)] == expected
 
 
+def test_the_rise_of_a_blind_model_s_loss_is_not_below_nothing():
+    analyzer = Analyzer(facts())
+    judged = [analyzer.judge(r) for r in trial(every_evaluation={"shuffled_loss": 0.17995})]
+    (reason,) = [v.reason for item in judged for v in item.verdicts if v.rule == "R6"]
+
+    assert "raise the held-out loss by 0.0% only" in reason
+
+
 def test_a_model_that_has_learned_nothing_is_not_called_blind():
     reports = trial(held_out=(0.9, 0.6, 0.6, 0.6), every_evaluation={"shuffled_loss": 0.675})
 
