@@ -26,7 +26,7 @@ from benchmarks.answer.fresh import (
     safest,
     trainings,
 )
-from benchmarks.answer.methods import METHODS, TRIALS
+from benchmarks.answer.methods import METHODS, OURS, TRIALS
 from benchmarks.answer.replay import Outcome, by_method, kept, known
 from benchmarks.answer.virtual import WORKERS
 from benchmarks.document import machine, table, write_section
@@ -41,16 +41,19 @@ class Case:
     outcome: Outcome
     oracle: Oracle
 
-    def failure_rate(self, kind: Kind) -> float | None:
+    def failure_rate(self, kind: Kind, *, as_given: bool = False) -> float | None:
         """Share of the fresh trainings of its answer that failed; None of none."""
-        answer = self.outcome.answer
+        answer = self._answer(as_given=as_given)
         return None if answer is None else failure_rate(fresh_trainings(self.grid, answer, kind))
 
-    @property
-    def fresh_regret(self) -> Regret | None:
+    def fresh_regret(self, *, as_given: bool = False) -> Regret | None:
         """Of its answer, on the fresh seeds; None where too few of those are trained."""
-        answer = self.outcome.answer
+        answer = self._answer(as_given=as_given)
         return None if answer is None else fresh_regret(self.grid, answer)
+
+    def _answer(self, *, as_given: bool) -> Setting | None:
+        """The setting of the grid that was answered, or what the search gave."""
+        return self.outcome.given if as_given else self.outcome.answer
 
 
 fresh_trainings, fresh_regret = functools.cache(trainings), functools.cache(regret)
@@ -58,9 +61,6 @@ fresh_trainings, fresh_regret = functools.cache(trainings), functools.cache(regr
 STEPS_TARGET, WORST_TARGET, REGRET_TARGET = 1 / 3, 0.05, 0.02
 
 TITLE = "The answer, and what it costs"
-OURS = next(reversed([name for name, entry in METHODS.items() if entry.is_ours]))
-"""What peers are held against."""
-
 Cases = dict[str, list[Case]]
 """By method."""
 
@@ -132,7 +132,10 @@ def introduction() -> Iterator[str]:
         "Fresh: every answered setting (as the grid has it) was trained again under "
         f"{SEEDS} to {REGRET_SEEDS} seeds that no search has seen, {SEEDS} at twice its learning "
         f"rate, and as many or fewer for {LONGER} times as many steps with the schedule "
-        "stretched; failed is what the grid's labels call unstable. Searches: those whose answer "
+        "stretched; failed is what the grid's labels call unstable. Rates as given: those of "
+        f"`{OURS}` were trained under {SEEDS} fresh seeds at the rate that the search gave, too, "
+        "because the grid's nearest one is up to a quarter of an octave off, and on `v_layernorm` "
+        "half of one. Searches: those whose answer "
         "was measured so. Regret: the answer's mean score on those seeds above the best one's, "
         f"which is one of the settings within {NEAR_BEST:.0%} of the grid's best "
         f"({MOST_NEAR_BEST} at most) or the answer itself. At most: above their lowest mean, "
@@ -256,14 +259,16 @@ def fresh_table(cases: Cases) -> Iterator[str]:
         yield table([*header, f"{LONGER}x longer", "regret, at least to at most"], rows)
 
 
-def measured(cases: Sequence[Case], kind: Kind) -> list[float]:
+def measured(cases: Sequence[Case], kind: Kind, *, as_given: bool = False) -> list[float]:
     """Failure rates of the answers that were trained again, one per search."""
-    return [rate for case in cases if (rate := case.failure_rate(kind)) is not None]
+    rates = (case.failure_rate(kind, as_given=as_given) for case in cases)
+    return [rate for rate in rates if rate is not None]
 
 
-def fresh_regrets(cases: Sequence[Case]) -> list[Regret]:
+def fresh_regrets(cases: Sequence[Case], *, as_given: bool = False) -> list[Regret]:
     """One per search where it is known."""
-    return [regret for case in cases if (regret := case.fresh_regret) is not None]
+    regrets = (case.fresh_regret(as_given=as_given) for case in cases)
+    return [regret for regret in regrets if regret is not None]
 
 
 def between(regrets: Sequence[Regret]) -> str:
@@ -294,18 +299,13 @@ def targets(split: Split, cases: Cases) -> Iterator[str]:
     worst = [oracle.worst_regret(answer) for oracle, answer in answered]
     own = [oracle.regret(answer) for oracle, answer in answered]
     loss = statistics.fmean(oracle.loss_regret(answer) for oracle, answer in answered)
-    doubled = measured(mine, Kind.DOUBLED)
     yield f"**Targets, {split} grids, `{OURS}`.**"
     yield table(
         ["target", "measured", "met"],
         [
             steps_target(cases),
-            [
-                "no failure at twice the learning rate",
-                f"{sum(rate > 0 for rate in doubled)} of {len(doubled)} searches whose answer "
-                "was trained again have one",
-                met(max(doubled) == 0) if doubled else "not measured",
-            ],
+            doubled_target("no failure at twice the learning rate", mine),
+            doubled_target("the same, at the rates as given", mine, as_given=True),
             [
                 "worst score within an octave at most 5% above the lowest possible",
                 share_within(worst, WORST_TARGET),
@@ -316,7 +316,8 @@ def targets(split: Split, cases: Cases) -> Iterator[str]:
                 f"{share_within(own, REGRET_TARGET)}; {loss:.1%} of the held-out loss",
                 met(statistics.fmean(own) <= REGRET_TARGET),
             ],
-            fresh_regret_target(mine),
+            fresh_regret_target("the same, on fresh seeds", mine),
+            fresh_regret_target("the same, at the rates as given", mine, as_given=True),
         ],
     )
 
@@ -328,9 +329,19 @@ def share_within(values: Sequence[float], most: float) -> str:
     )
 
 
-def fresh_regret_target(cases: Sequence[Case]) -> list[str]:
-    target = "the same, on fresh seeds"
-    regrets = fresh_regrets(cases)
+def doubled_target(target: str, cases: Sequence[Case], *, as_given: bool = False) -> list[str]:
+    rates = measured(cases, Kind.DOUBLED, as_given=as_given)
+    if not rates:
+        return [target, "no answer was trained again", "not measured"]
+    failed = sum(rate > 0 for rate in rates)
+    said = f"{failed} of {len(rates)} searches whose answer was trained again have one"
+    return [target, said, met(failed == 0)]
+
+
+def fresh_regret_target(
+    target: str, cases: Sequence[Case], *, as_given: bool = False
+) -> list[str]:
+    regrets = fresh_regrets(cases, as_given=as_given)
     if not regrets:
         return [target, "not known of any search", "not measured"]
     low, high = mean_regret(regrets)

@@ -6,8 +6,10 @@ Every setting that some search answered is trained with the grid's own trainer
     doubled   10 fresh seeds at twice its learning rate
     longer    up to 10 fresh seeds for 4 times as many steps, the schedule stretched
 
-and labelled as the grid's own trials are (``benchmarks/truth/labels.py``), among the trials of
-the grid's first seed: unstable is failed. The settings that were answered most often come first.
+and so are ours, for the first two, at the rate that the search itself gave: the grid's nearest is
+a quarter of an octave off at most, or half of one where its rates are an octave apart. All are
+labelled as the grid's own trials are (``benchmarks/truth/labels.py``), among the trials of the
+grid's first seed: unstable is failed. The settings that were answered most often come first.
 Before them the settings with the best scores of the grid (``same``): what an answer's score is
 compared with; and the one with the best surroundings, which is what a search looks for. The grid's
 few seeds both choose its best setting and score it, which flatters it; so would ten fresh ones, by
@@ -33,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.answer.blackbox import Setting
+from benchmarks.answer.methods import OURS
 from benchmarks.answer.replay import FOLDER, PROCESSES, Outcome, known
 from benchmarks.truth.generate import begin, prepared
 from benchmarks.truth.grids import STORAGE, grid_named
@@ -104,6 +107,7 @@ def train_answers(
     """Train what is missing, until the time is up. May be killed and started again."""
     until = time.monotonic() + 60 * minutes
     _train(first_jobs(outcomes), until, folder)
+    _train(given_jobs(outcomes), until, folder)
     for seeds in (SEEDS, REGRET_SEEDS):
         _train(later_jobs(outcomes, seeds, folder), until, folder)
 
@@ -140,6 +144,15 @@ def first_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
     for grid, setting in answers_of(outcomes):
         for kind in Kind:
             yield from _jobs(grid, setting, kind)
+
+
+def given_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
+    """Of our answers at the rates that the searches gave."""
+    for grid, them in outcomes.items():
+        for setting in dict.fromkeys(o.given for o in them if o.method == OURS):
+            if setting is not None:
+                for kind in (Kind.SAME, Kind.DOUBLED):
+                    yield from _jobs(grid, setting, kind)
 
 
 def later_jobs(

@@ -106,3 +106,6 @@ METHODS: dict[str, Entry] = {
         for name, fields in STRATEGIES.items()
     },
 }
+
+OURS = next(reversed([name for name, entry in METHODS.items() if entry.is_ours]))
+"""What peers are held against."""

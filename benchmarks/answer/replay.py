@@ -43,6 +43,13 @@ class Outcome:
     edge_interval: tuple[float, float] | None = None
     """Where it lies with 90% probability, as they say."""
 
+    @property
+    def given(self) -> Setting | None:
+        """The answer at the rate that the method gave, which the grid need not have."""
+        if self.answer is None or self.proposed is None:
+            return None
+        return Setting(self.answer.clip_index, self.proposed[0])
+
 
 Task = tuple[str, str, int]
 """Grid, method, repetition."""

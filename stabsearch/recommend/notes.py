@@ -207,10 +207,16 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
     if landscape.surface is not None:
         if any(candidate.landscape.surface is None for candidate in candidates):
             notes.append("Combinations with fewer than 4 usable trials were passed over.")
-    elif _is_by_short_trials(pick):
+    elif _has_short_trials(pick) and _num_full(pick) == 1:
         notes.append(
             f"One setting{_alike(pick)} was trained to its end. That it is near the best is what "
             "short trials say (docs/searching.md), not a comparison of trainings to the end."
+        )
+    elif _has_short_trials(pick) and pick.is_safe and num_alike > 1:
+        notes.append(
+            f"{num_alike} stable settings{_alike(pick)} were trained to their end: of those that "
+            f"are safe, the one whose {MEASURED_AROUND} is lowest is recommended. That the best "
+            "one is near is what short trials say (docs/searching.md)."
         )
     elif pick.is_safe and pick.is_sound and landscape.space.axes:
         notes.append(
@@ -230,11 +236,13 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
     return notes
 
 
-def _is_by_short_trials(pick: Candidate) -> bool:
-    """Whether short trials chose it, and no other setting was trained to its end."""
-    purposes = {r.purpose for r in pick.landscape.records}
-    full = {r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH}
-    return Purpose.PROBE in purposes and len(full) == 1
+def _has_short_trials(pick: Candidate) -> bool:
+    return any(r.purpose is Purpose.PROBE for r in pick.landscape.records)
+
+
+def _num_full(pick: Candidate) -> int:
+    """Settings that the search trained to their end."""
+    return len({r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH})
 
 
 def _on_ties(pick: Candidate, first: Candidate) -> list[str]:

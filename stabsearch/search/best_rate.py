@@ -116,15 +116,27 @@ def _pull_of_gauge(
 def best_score_rate(trials: Sequence[EarlyTrial]) -> float:
     """log2 of the rate with the best score: the vertex of a parabola through the logarithms,
     because neighbours differ by less than seeds do."""
+    return _parabola(trials)[0]
+
+
+def sharpness(trials: Sequence[EarlyTrial]) -> float:
+    """By how much, in natural logarithms, the score rises an octave off the best rate: the
+    curvature of that parabola; 0 where it has none."""
+    return _parabola(trials)[1] if trials else 0.0
+
+
+def _parabola(trials: Sequence[EarlyTrial]) -> tuple[float, float]:
+    """Its vertex, within the rates of ``trials``, and its curvature."""
     lowest = min(trials, key=lambda trial: trial.score).rate
     rates = np.array([trial.rate - lowest for trial in trials])
     if num_rates(trials) < ENOUGH_RATES:
-        return lowest
+        return lowest, 0.0
     logs = np.log([trial.score for trial in trials])
     curvature, slope, _ = np.polyfit(rates, logs, 2, w=np.sqrt(_weights(trials)))
     if curvature <= NO_CURVATURE:
-        return lowest
-    return lowest + float(np.clip(-slope / (2 * curvature), rates.min(), rates.max()))
+        return lowest, 0.0
+    vertex = float(np.clip(-slope / (2 * curvature), rates.min(), rates.max()))
+    return lowest + vertex, float(curvature)
 
 
 def num_rates(trials: Sequence[EarlyTrial]) -> int:

@@ -14,7 +14,9 @@ rate held:
 4. the trials of 2 go on for a while, because scores say more the later they are, and rates beside
    them follow if the best one lies elsewhere by then;
 5. a trial of the whole budget at the best rate, but so far below the edge that one margin above it
-   few runs fail; where a short trial is near, that one goes on to the end.
+   few runs fail; where a short trial is near, that one goes on to the end;
+6. where scores depend much on the rate, another one half an octave below: a quarter of a training
+   does not tell the best rate better than that.
 
 The main line clips at about twice the typical gradient norm: a guard that leaves most steps alone.
 With ``stop_when`` that is all; a setting that does not hold in its confirmation sends the search
@@ -98,6 +100,11 @@ ANSWERED = 0.9
 """A full trial within this many octaves of where the next would go has answered for it."""
 MAX_FULL_TRIALS = 4
 """Full trials of one line before its answer is taken as it is."""
+SHARP = 0.14
+"""Curvature of the log score, per octave squared, from which on one full trial is not enough: half
+an octave, by which the best rate may be off, costs 3.5% there."""
+BELOW_FULL = 0.5
+"""Octaves below the first full trial at which the second one goes."""
 WITHOUT_SCORES = (0.0, -1.5, -3.0)
 """Octaves below the safe rate at which full trials go where no short one has a score."""
 NUM_CANDIDATES = 256
@@ -423,7 +430,19 @@ class Boundary:
         # One that did not hold sends the next as far down as its stress test was above it.
         stress = self._spec.confirm.stress_octaves if self._spec.confirm else 0.0
         apart = min(ANSWERED, 0.9 * (stress or STEP_DOWN)) if seen.is_held else ANSWERED
-        return next((r for r in rates if all(abs(r - t) > apart for t in taken)), None)
+        found = next((r for r in rates if all(abs(r - t) > apart for t in taken)), None)
+        return self._second_rate(line) if found is None else found
+
+    def _second_rate(self, line: Line) -> float | None:
+        """Below the only full trial, where scores are sharp and it is they that decided: the best
+        rate is not known better than that, and lower is safer. None elsewhere."""
+        seen = line.seen
+        is_first = seen.has_stable_full and len({*seen.full_tried}) == 1 and not seen.is_held
+        is_by_score = line.best is not None and line.best <= line.limit
+        if not is_first or not is_by_score or line.timing.sharpness(seen) < SHARP:
+            return None
+        rate = self._beside(seen.full_tried[0] - BELOW_FULL, seen.failed)
+        return rate if rate >= self._low else None
 
     def _beside(self, rate: float, failed: Sequence[float]) -> float:
         """The same rate, or where a trial failed for the machine's sake one beside it, a lower one

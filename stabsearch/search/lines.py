@@ -39,6 +39,7 @@ from stabsearch.search.best_rate import (
     best_rate,
     best_score_rate,
     num_rates,
+    sharpness,
 )
 from stabsearch.search.strategy import Length, Proposal
 
@@ -82,6 +83,10 @@ class Timing:
             late = seen.looks[Length.LATE] if is_later else ()
             return best_rate(early, self.expected, late)
         return best_score_rate(brief) + self.expected.offset if brief else None
+
+    def sharpness(self, seen: Seen) -> float:
+        """How fast scores rise beside the best rate, as late as short trials tell."""
+        return sharpness(seen.looks[Length.LATE]) if self.has_short else 0.0
 
     def asking(self, seen: Seen) -> Sequence[float]:
         """Rates under way whose result decides where the next short trial goes."""

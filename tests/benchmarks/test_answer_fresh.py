@@ -12,6 +12,7 @@ import pytest
 from benchmarks.answer import fresh
 from benchmarks.answer.blackbox import Setting
 from benchmarks.answer.fresh import Job, Kind
+from benchmarks.answer.methods import OURS
 from benchmarks.answer.replay import Outcome
 from benchmarks.truth import grids
 from benchmarks.truth.labels import course_of
@@ -41,9 +42,9 @@ def job(setting=GOOD, kind=Kind.SAME, seed=1000):
     return Job(grid=GRID.name, setting=setting, kind=kind, seed=seed)
 
 
-def outcome(answer):
+def outcome(answer, *, method="any", proposed=None):
     return Outcome(
-        method="any", repetition=0, answer=answer, proposed=None, full_trials=1.0, wall=1.0,
+        method=method, repetition=0, answer=answer, proposed=proposed, full_trials=1.0, wall=1.0,
         trials=1, seeds=(0,), fingerprint=GRID.fingerprint(),
     )  # fmt: skip
 
@@ -60,6 +61,18 @@ def test_the_most_frequent_answers_are_trained_first_and_none_of_no_answer():
     assert [j.setting for j in jobs[18:]] == [GOOD] * 22 + [DEAD] * 22
     assert Counter(j.kind for j in jobs[18:40]) == {"same": 10, "doubled": 10, "longer": 2}
     assert {j.seed for j in jobs} == set(range(1000, 1010))
+
+
+def test_our_answers_are_trained_at_the_rates_that_were_given_too():
+    ours = [outcome(GOOD, method=OURS, proposed=(rate, 1.0)) for rate in (0.011, 0.011, 0.012)]
+    others = [outcome(DEAD, proposed=(0.9, 1.0)), outcome(None, method=OURS)]
+
+    jobs = list(fresh.given_jobs({GRID.name: [*ours, *others]}))
+
+    given = [Setting(GOOD.clip_index, 0.011), Setting(GOOD.clip_index, 0.012)]
+    assert Counter((j.setting, j.kind) for j in jobs) == {
+        (setting, kind): 10 for setting in given for kind in (Kind.SAME, Kind.DOUBLED)
+    }
 
 
 def test_the_further_seeds_are_those_of_answers_and_of_what_may_still_be_best(tmp_path):

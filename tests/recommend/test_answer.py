@@ -893,6 +893,15 @@ def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_word
     assert "One setting with optimizer = adamw was trained to its end." in notes
 
 
+def test_how_one_of_two_that_were_trained_to_their_end_was_chosen_is_said():
+    records = synthetic.boundary(clips=(1.0,), num_full=2)
+    notes = " ".join(recommend_from(records, STUDY).notes)
+
+    assert "2 stable settings were trained to their end: of those that are safe" in notes
+    assert "That the best one is near is what short trials say" in notes
+    assert "Too few settings" not in notes
+
+
 def test_a_poor_seed_of_a_confirmation_is_not_called_unstable():
     poor = {"severity": Severity.PENALISE, "rule": "R6", "symptom": str(Symptom.TIME_BLIND)}
     records = [*synthetic.boundary(num_full=0)]

@@ -20,6 +20,7 @@ from stabsearch.search.best_rate import (
     Expected,
     best_rate,
     best_score_rate,
+    sharpness,
 )
 
 NOTHING_EXPECTED = Expected(offset=0.0, reading=0.0, late_offset=0.0)
@@ -40,6 +41,12 @@ def trials(rates, *, best=-8.0, slope=1.0, reading=0.0, curvature=0.08):
 @pytest.mark.parametrize("rates", [(-9, -8, -7), (-9.5, -8.5, -7.5, -6.5), (-11, -9, -7.7, -7)])
 def test_exact_scores_have_their_vertex_where_the_best_rate_is(rates):
     assert best_score_rate(trials(rates)) == pytest.approx(-8.0)
+
+
+def test_how_sharp_scores_are_is_their_curvature():
+    assert sharpness(trials([-9.5, -8.8, -8.0, -7.1], curvature=0.1)) == pytest.approx(0.1)
+    assert sharpness(trials([-9.0, -8.5])) == 0.0
+    assert sharpness([]) == 0.0
 
 
 def test_one_or_two_trials_have_no_vertex():

@@ -8,6 +8,7 @@ import math
 
 import pytest
 
+from stabsearch.recommend.candidates import TIE_RATIO
 from stabsearch.recommend.pick import recommend_from
 from stabsearch.records import Outcome, Purpose, StoppedBy
 from stabsearch.search.best_rate import CONSTANT
@@ -749,6 +750,52 @@ def test_short_trials_about_the_best_rate_go_on_and_one_of_them_to_the_end(worke
     assert sum(500 in [look.step for look in r.looks] for r in records) == 3
     assert full.goes_on is not None
     assert len({r.setting for r in records}) == len(records)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("rise", "number"), [(1.08, 1), (1.13, 1), (1.17, 2), (1.5, 2)])
+def test_where_scores_are_sharp_a_second_full_trial_follows_below_the_first(rise, number, workers):
+    spec, world = study(), World(rise=rise, late_ahead=0.8)
+    records = search(spec, world, workers=workers)
+    full = [r for r in records if r.purpose is Purpose.SEARCH]
+    answer = recommend_from(records, spec.model_dump(mode="json"))
+
+    assert len(full) == number
+    (answered,) = [r for r in full if r.params == answer.params]
+    assert answered.score <= TIE_RATIO * min(r.score for r in full)
+    if number > 1:
+        first, second = map(rate, full)
+        assert -0.75 <= second - first <= -0.25
+
+
+def test_where_the_edge_decides_sharp_scores_need_no_second_full_trial():
+    world = World(edge=math.log2(0.004) + 0.5, best=math.log2(0.004), rise=1.5)
+    full = [r for r in search(study(), world) if r.purpose is Purpose.SEARCH]
+
+    assert len(full) == 1
+
+
+def test_a_second_full_trial_that_is_lost_is_tried_again_beside_it():
+    seen = itertools.count()
+
+    def is_lost(_, step):
+        return step.purpose is Purpose.SEARCH and next(seen) == 1
+
+    steps, records = run(study(), World(rise=1.5), is_lost=is_lost)
+    first, lost, again = [s for s in steps if s.purpose is Purpose.SEARCH]
+
+    assert lost.params != again.params
+    assert -0.8 <= math.log2(again.params["learning_rate"] / first.params["learning_rate"]) < -0.2
+    assert sum(r.purpose is Purpose.SEARCH and r.is_stable for r in records.values()) == 2
+
+
+def test_there_is_no_second_full_trial_below_the_range():
+    space = {"learning_rate": {"log_uniform": [0.004, 0.3]}}
+    records = search(study(space), World(rise=1.5))
+
+    assert [rate(r) for r in records if r.purpose is Purpose.SEARCH] == [
+        pytest.approx(math.log2(0.004), abs=0.5)
+    ]
 
 
 def test_where_the_edge_decides_no_trial_goes_on_to_say_where_the_best_rate_is():

@@ -41,6 +41,8 @@ class World:
     """Octaves above the best rate at which a short trial has the best score."""
     late_ahead: float = 0.2
     """The same of one that went on."""
+    rise: float = 1.08
+    """By how much the score is worse an octave off the best rate."""
     slow_edge: float = math.inf
     """Beyond it a short trial fails if it is longer than a tenth of the budget."""
     late_edge: float = math.inf
@@ -118,7 +120,7 @@ class World:
         is_short = step < budget
         ahead = self.late_ahead if step >= late_from else self.score_ahead
         best = self.best + ahead * is_short
-        score = min(5.0 * 1.08 ** (rate - best) ** 2, WORST_SCORE)
+        score = min(5.0 * self.rise ** (rate - best) ** 2, WORST_SCORE)
         share = step / budget
         return Look(
             step=step,
