@@ -148,11 +148,9 @@ def first_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
 
 def given_jobs(outcomes: dict[str, list[Outcome]]) -> Iterator[Job]:
     """Of our answers at the rates that the searches gave."""
-    for grid, them in outcomes.items():
-        for setting in dict.fromkeys(o.given for o in them if o.method == OURS):
-            if setting is not None:
-                for kind in (Kind.SAME, Kind.DOUBLED):
-                    yield from _jobs(grid, setting, kind)
+    for grid, setting in given_of(outcomes):
+        for kind in (Kind.SAME, Kind.DOUBLED):
+            yield from _jobs(grid, setting, kind)
 
 
 def later_jobs(
@@ -164,7 +162,7 @@ def later_jobs(
         for grid in outcomes
         for setting in (*contenders(grid, folder), safest(grid))
     ]
-    for grid, setting in (*compared, *answers_of(outcomes)):
+    for grid, setting in (*compared, *answers_of(outcomes), *given_of(outcomes)):
         yield from _jobs(grid, setting, Kind.SAME, seeds)
 
 
@@ -177,6 +175,18 @@ def answers_of(outcomes: dict[str, list[Outcome]]) -> list[tuple[str, Setting]]:
         if outcome.answer is not None
     )
     return [key for key, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def given_of(outcomes: dict[str, list[Outcome]]) -> list[tuple[str, Setting]]:
+    """Grids and our answers, at the rates that the searches gave."""
+    return list(
+        dict.fromkeys(
+            (grid, outcome.given)
+            for grid, them in outcomes.items()
+            for outcome in them
+            if outcome.method == OURS and outcome.given is not None
+        )
+    )
 
 
 def _jobs(grid: str, setting: Setting, kind: Kind, seeds: int | None = None) -> Iterator[Job]:

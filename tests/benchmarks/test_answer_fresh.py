@@ -75,6 +75,14 @@ def test_our_answers_are_trained_at_the_rates_that_were_given_too():
     }
 
 
+def test_they_get_as_many_further_seeds_as_what_they_are_compared_with(tmp_path):
+    ours = outcome(GOOD, method=OURS, proposed=(0.011, 1.0))
+
+    jobs = list(fresh.later_jobs({GRID.name: [ours]}, 40, tmp_path))
+
+    assert sum(j.setting == Setting(GOOD.clip_index, 0.011) for j in jobs) == 40
+
+
 def test_the_further_seeds_are_those_of_answers_and_of_what_may_still_be_best(tmp_path):
     found = {GRID.name: [outcome(DEAD)]}
 
