@@ -17,6 +17,7 @@ from benchmarks.answer.fresh import (
     REGRET_SEEDS,
     ROUNDS,
     SEEDS,
+    Fresh,
     Kind,
     Regret,
     contenders,
@@ -61,6 +62,7 @@ fresh_trainings, fresh_regret = functools.cache(trainings), functools.cache(regr
 STEPS_TARGET, WORST_TARGET, REGRET_TARGET = 1 / 3, 0.05, 0.02
 
 TITLE = "The answer, and what it costs"
+
 Cases = dict[str, list[Case]]
 """By method."""
 
@@ -234,22 +236,15 @@ def fresh_table(cases: Cases) -> Iterator[str]:
     rows = []
     for name, them in cases.items():
         if measured(them, Kind.SAME):
-            settings = {
-                (case.grid, case.outcome.answer)
-                for case in them
-                if case.failure_rate(Kind.SAME) is not None
-            }
-            numbers = [
-                len(fresh_trainings(grid, s, kind)) for grid, s in settings if s for kind in Kind
-            ]
+            by_kind = {kind: trained_again(them, kind) for kind in Kind}
             rates = (measured(them, kind) for kind in Kind)
             regrets = fresh_regrets(them)
             rows.append(
                 [
                     name,
                     f"{len(measured(them, Kind.SAME))} of {len(them)}",
-                    str(len(settings)),
-                    str(sum(numbers)),
+                    str(len(by_kind[Kind.SAME])),
+                    str(sum(len(t) for settings in by_kind.values() for t in settings.values())),
                     *(f"{statistics.fmean(r):.1%}" if r else "-" for r in rates),
                     between(regrets) if regrets else "-",
                 ]
@@ -257,6 +252,18 @@ def fresh_table(cases: Cases) -> Iterator[str]:
     if rows:
         header = ["method", "searches", "settings", "trainings", "fresh: fails", "at 2x"]
         yield table([*header, f"{LONGER}x longer", "regret, at least to at most"], rows)
+
+
+def trained_again(
+    cases: Sequence[Case], kind: Kind, *, as_given: bool = False
+) -> dict[tuple[str, Setting], list[Fresh]]:
+    """The fresh trainings of the answers, by grid and setting; those without any are left out."""
+    answers = {(case.grid, case.answer(as_given=as_given)) for case in cases}
+    return {
+        (grid, answer): found
+        for grid, answer in answers
+        if answer is not None and (found := fresh_trainings(grid, answer, kind))
+    }
 
 
 def measured(cases: Sequence[Case], kind: Kind, *, as_given: bool = False) -> list[float]:
@@ -343,13 +350,8 @@ def doubled_target(target: str, cases: Sequence[Case], *, as_given: bool = False
     rates = measured(cases, Kind.DOUBLED, as_given=as_given)
     if not rates:
         return [target, "no answer was trained again", "not measured"]
-    answers = {(case.grid, case.answer(as_given=as_given)) for case in cases}
-    trained = [
-        training
-        for grid, answer in answers
-        if answer is not None
-        for training in fresh_trainings(grid, answer, Kind.DOUBLED)
-    ]
+    by_setting = trained_again(cases, Kind.DOUBLED, as_given=as_given)
+    trained = [training for them in by_setting.values() for training in them]
     failed = sum(rate > 0 for rate in rates)
     said = f"{failed} of {len(rates)} searches whose answer was trained again have one"
     failures = sum(training.failed for training in trained)

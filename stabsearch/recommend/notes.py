@@ -237,6 +237,7 @@ def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str
 
 
 def _has_short_trials(pick: Candidate) -> bool:
+    """Whether the search looked at settings without training them to their end."""
     return any(r.purpose is Purpose.PROBE for r in pick.landscape.records)
 
 

@@ -46,6 +46,9 @@ TRIAL_TABLES = ("reports", "timesteps", "verdicts")
 FOLDERS = (*TRIAL_TABLES, JOURNAL, CHECKPOINTS)
 TEMPORARY_SUFFIX = ".tmp"
 
+FETCH_AGAIN = "Fetch the folder again, or run the study again under another name."
+"""The remedy for files that were lost or damaged."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournaledTrial:
@@ -385,27 +388,29 @@ def read_parquet(path: Path) -> pa.Table:
         with pq.ParquetFile(path) as file:
             table = file.read()
     except (FileNotFoundError, NotADirectoryError):
-        if path.name == TRIALS_FILE:
-            raise _not_a_study(path.parent) from None
-        raise ResultsError(
-            f"{path}: there is no such file, though the trial has a row in {TRIALS_FILE}. "
-            "Run the study again under another name, or fetch its folder again."
-        ) from None
+        raise _missing(path) from None
     except (OSError, pa.ArrowInvalid) as error:
         raise ResultsError(
-            f"{path}: is not a readable Parquet file ({error}). "
-            "Fetch the folder again, or run the study again under another name."
+            f"{path}: is not a readable Parquet file ({error}). {FETCH_AGAIN}"
         ) from error
     schema.check_version(table, path)
     return table
 
 
-def _not_a_study(path: Path) -> ResultsError:
-    if (path / STUDY_FILE).exists():
+def _missing(path: Path) -> ResultsError:
+    """What it means that one of our Parquet files is not there."""
+    folder = path.parent
+    if path.name != TRIALS_FILE:
         return ResultsError(
-            f"{path}: this study's folder has lost its {TRIALS_FILE}. "
-            "Fetch the folder again, or run the study again under another name."
+            f"{path}: there is no such file, though the trial has a row in {TRIALS_FILE}. "
+            "Run the study again under another name, or fetch its folder again."
         )
+    if not (folder / STUDY_FILE).exists():
+        return _not_a_study(folder)
+    return ResultsError(f"{folder}: this study's folder has lost its {TRIALS_FILE}. {FETCH_AGAIN}")
+
+
+def _not_a_study(path: Path) -> ResultsError:
     if not path.exists():
         found = "there is no such folder"
     elif not path.is_dir():
