@@ -166,6 +166,29 @@ def test_under_sgd_without_coefficients_the_edge_is_fitted_in_the_rate_and_says_
     assert low > 4 * high  # the tilt takes part of the ridge
 
 
+def test_under_sgd_short_trials_tell_what_clipping_leaves_where_too_few_full_ones_do():
+    """Of one length: early in a training gradients are larger, and less is left of them."""
+    study = SGD | {"space": synthetic.SPACE | {"learning_rate": {"log_uniform": [1e-4, 30.0]}}}
+
+    def cut(record, steps, factor):
+        short = synthetic.SHORT | {"steps": steps, "looks": ()}
+        left = min(1.0, record.params["max_grad_norm"] / (factor * NORM))
+        return replace(record, **short, clip_coef_mean=left)
+
+    records = [
+        cut(record, *((200, 4.0) if n % 2 else (500, 2.0)))
+        if n >= 2 and record.is_stable
+        else record
+        for n, record in enumerate(sgd_trials(0))
+    ]
+    whole, short = fit(sgd_trials(0), study), fit(records, study)
+
+    assert any("effective learning rate" in remark for remark in short.remarks)
+    for clip in (0.03, 3.0):
+        rates = [found.edge({"max_grad_norm": clip}).learning_rate for found in (whole, short)]
+        assert abs(math.log2(rates[0] / rates[1])) < 1.0  # of a ridge of 8.6 octaves
+
+
 def test_under_adamw_coefficients_are_no_part_of_the_step():
     found = fit(synthetic.draw(32))
 
