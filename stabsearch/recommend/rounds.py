@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stabsearch.recommend.candidates import OWN_PURPOSES
+from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.space import LEARNING_RATE, field_value
 from stabsearch.records import Outcome, Params, Purpose, StoppedBy, TrialRecord
 
@@ -71,8 +72,11 @@ class Round:
 
     @property
     def num_stress_stable(self) -> int:
-        """A stress trial may be poor, as one is at twice its best rate. It may not be unstable."""
-        return sum(not self._is_unstable(trial) for trial in self.counted_stress)
+        """A stress trial may be poor, as one is at twice its best rate. It may not be unstable, nor
+        dead from its first step: the setting learned at the lower rate."""
+        return sum(
+            not (self._is_unstable(trial) or never_learned(trial)) for trial in self.counted_stress
+        )
 
     @property
     def is_broken(self) -> bool:

@@ -55,6 +55,26 @@ def ended(planned, *, unstable=(), **changes):
 
 
 ALL_STRESS = {(Purpose.STRESS, seed) for seed in range(3)}
+DEAD = {
+    "outcome": Outcome.STOPPED,
+    "stopped_by": StoppedBy.GATE,
+    "severity": Severity.PRUNE,
+    "symptom": str(Symptom.NOT_LEARNING),
+}
+"""Changes that make a record one of a network that was dead from its first step."""
+
+CLIP_ONLY = STUDY | {
+    "space": {"max_grad_norm": synthetic.SPACE["max_grad_norm"]},
+    "trainer": {"clipping": "global_norm", "learning_rate": 0.01},
+}
+
+
+def clips_searched():
+    """Stable settings 0 to 4, from the loosest clip, which has the best score, to the tightest."""
+    return [
+        synthetic.record(n, params={"max_grad_norm": clip}, score=1 + n / 10)
+        for n, clip in enumerate([90.0, 50.0, 10.0, 1.0, 0.1])
+    ]
 
 
 # --- the plan ---------------------------------------------------------------------------------
@@ -265,13 +285,7 @@ def test_a_stress_trial_that_is_poor_and_not_unstable_does_not_count_against_the
 def test_a_stress_trial_that_never_learned_was_killed_by_its_rate():
     records = searched()
     planned = planned_trials(records, STUDY)
-    dead = {
-        "outcome": Outcome.STOPPED,
-        "stopped_by": StoppedBy.GATE,
-        "severity": Severity.PRUNE,
-        "symptom": str(Symptom.NOT_LEARNING),
-    }
-    trials = [replace(r, **dead) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
+    trials = [replace(r, **DEAD) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
 
     answer = recommend_from([*records, *trials], STUDY)
 
@@ -347,21 +361,30 @@ def test_stress_trials_are_evidence_and_never_recommended():
 
 
 def test_where_the_rate_is_not_searched_the_stress_test_raises_the_trainers():
-    space = {"max_grad_norm": synthetic.SPACE["max_grad_norm"]}
-    study = STUDY | {"space": space, "trainer": {"learning_rate": 0.01}}
-    records = [
-        synthetic.record(n, params={"max_grad_norm": clip}, score=1 + n / 10)
-        for n, clip in enumerate([0.1, 1.0, 10.0, 50.0, 90.0])
-    ]
-    planned = planned_trials(records, study)
+    records = clips_searched()
+    planned = planned_trials(records, CLIP_ONLY)
     stress = [plan for plan in planned if plan.purpose is Purpose.STRESS]
 
     assert stress[0].params == planned[0].params | {"learning_rate": 0.02}
-    held = recommend_from([*records, *ended(planned)], study)
+    held = recommend_from([*records, *ended(planned)], CLIP_ONLY)
     assert held.confirmation.has_held
     assert held.confirmation.p_fail_bound is None
-    moved = recommend_from([*records, *ended(planned, unstable=ALL_STRESS)], study)
+    moved = recommend_from([*records, *ended(planned, unstable=ALL_STRESS)], CLIP_ONLY)
     assert moved.confirmation.moved_from == (planned[0].setting,)
+
+
+@pytest.mark.parametrize("is_gated", [True, False])
+def test_where_the_rate_is_not_searched_dead_stress_trials_are_not_stable_either(is_gated):
+    """No other trial says that a rate so high kills: the setting's own seeds do."""
+    dead = DEAD if is_gated else DEAD | {"outcome": Outcome.COMPLETED, "stopped_by": StoppedBy.NOBODY}
+    records = clips_searched()
+    planned = planned_trials(records, CLIP_ONLY)
+    trials = [replace(r, **dead) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
+
+    answer = recommend_from([*records, *trials], CLIP_ONLY)
+
+    assert answer.confirmation.moved_from == (planned[0].setting,)
+    assert any("and in 0 of 3 at twice the rate" in note for note in answer.notes)
 
 
 # --- the statement ----------------------------------------------------------------------------
