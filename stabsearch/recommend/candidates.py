@@ -54,7 +54,8 @@ class Candidate:
     p_doubled: float | None
     """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
     risk: float
-    """The highest P(unstable) on the way there, as far as is known."""
+    """The highest P(unstable) from its learning rate to the landscape's ``safety_octaves`` above,
+    as far as is known."""
     margin: float | None
     num_unstable: int
     """Seeds of it that failed: not 0 for one that is not sound."""
@@ -210,7 +211,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def least_risky(candidates: Sequence[Candidate]) -> Candidate:
-    """By P(unstable) above its learning rate, then by the score."""
+    """By the highest P(unstable) above its learning rate, then by the score."""
     return min(candidates, key=lambda candidate: (candidate.risk, *candidate.rank))
 
 

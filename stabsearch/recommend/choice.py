@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stabsearch.recommend.asked import asked_of
 from stabsearch.recommend.candidates import (
     OWN_PURPOSES,
     Candidate,
@@ -15,7 +16,7 @@ from stabsearch.recommend.candidates import (
     least_risky,
 )
 from stabsearch.recommend.landscape import Landscape, landscapes_of
-from stabsearch.recommend.rounds import MAX_ROUNDS, Round, asked_of, round_of, rounds_of
+from stabsearch.recommend.rounds import MAX_ROUNDS, Round, round_of, rounds_of
 from stabsearch.recommend.space import SearchSpace, search_space
 from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from stabsearch.recommend.asked import asked_of
 from stabsearch.recommend.edge import EdgePosterior, fit_edge
 from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import evidence, is_sound, unstable_trials
@@ -21,7 +23,7 @@ from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
 from stabsearch.records import Edge, Params, ParamValue, Purpose, TrialRecord
 
 MAX_FAILURE_PROBABILITY = 0.10
-"""Inside the stable region, and at the study's margin above the recommended learning rate."""
+"""Inside the stable region, and up to ``safety_octaves`` above the recommended learning rate."""
 
 MARGIN_OCTAVES = 1.0
 """The margin of a study that does not say."""
@@ -31,8 +33,8 @@ PLATEAU_SCORE_RATIO = 1.10
 
 REGION_STEPS_PER_OCTAVE = 16
 
-NUM_RISKS = 9
-"""Rates within the study's margin at which the risk is asked for."""
+RISKS_PER_OCTAVE = 8
+"""Rates above a setting at which its risk is asked for."""
 
 Interval = tuple[float, float]
 
@@ -50,8 +52,9 @@ class Landscape:
     edge: EdgePosterior | EdgeProcess | None
     """None if only one side of the edge was seen, or the learning rate was not searched."""
     octaves: float
-    """The study's margin: how far around a setting its worst score counts, and how far above it
-    few runs may fail."""
+    """The study's margin: how far around a setting its worst score counts."""
+    safety_octaves: float
+    """How far above a setting few runs may fail."""
 
     def is_unstable(self, record: TrialRecord) -> bool:
         """The trial's own verdict, or that of its neighbours: see ``unstable_trials``."""
@@ -96,12 +99,14 @@ class Landscape:
         return self.p_unstable(params, factor=2.0**self.octaves)
 
     def risk(self, params: Params) -> float:
-        """The highest P(unstable) from the setting's learning rate to the study's margin above it;
+        """The highest P(unstable) from the setting's learning rate to ``safety_octaves`` above it;
         0 without an edge. Beyond the rates that were tried the last of them counts, where nothing
         says what follows."""
         if self.edge is None:
             return 0.0
-        rates = learning_rate_of(params) * 2.0 ** np.linspace(0.0, self.octaves, NUM_RISKS)
+        steps = math.ceil(RISKS_PER_OCTAVE * self.safety_octaves)
+        octaves = np.linspace(0.0, self.safety_octaves, steps + 1)
+        rates = learning_rate_of(params) * 2.0**octaves
         return float(self.edge.probability(rates, params).max())
 
     def margin(self, params: Params) -> float | None:
@@ -189,6 +194,13 @@ def margin_octaves(study: Mapping[str, Any]) -> float:
     return float(study.get("margin_octaves") or MARGIN_OCTAVES)
 
 
+def safety_octaves(study: Mapping[str, Any]) -> float:
+    """How far above a setting few runs may fail: the study's margin, or as far as its stress test
+    goes. A setting that is likely to fail there is not worth a round of confirmation."""
+    asked = asked_of(study)
+    return max(margin_octaves(study), asked.stress_octaves if asked else 0.0)
+
+
 def _landscape(
     space: SearchSpace,
     records: Sequence[TrialRecord],
@@ -206,6 +218,7 @@ def _landscape(
         surface=fit_surface(space, records, dead, unstable) if dead else None,
         edge=fit_edge(records, told, space, study),
         octaves=margin_octaves(study),
+        safety_octaves=safety_octaves(study),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stabsearch.recommend.asked import Asked
 from stabsearch.recommend.candidates import OWN_PURPOSES
 from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.space import LEARNING_RATE, field_value
@@ -18,15 +19,6 @@ from stabsearch.records import Outcome, Params, Purpose, StoppedBy, TrialRecord
 
 MAX_ROUNDS = 3
 """A third setting that does not hold says more about the study than about the setting."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a study asks of a confirmation."""
-
-    num_seeds: int
-    stress_octaves: float
-    """0: no stress test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +64,8 @@ class Round:
 
     @property
     def num_stress_stable(self) -> int:
-        """A stress trial may be poor, as one is at twice its best rate. It may not be unstable, nor
-        dead from its first step: the setting learned at the lower rate."""
+        """A stress trial may be poor, as one is at twice its best rate. It may not be unstable,
+        nor never have learned: the setting did at the lower rate."""
         return sum(
             not (self._is_unstable(trial) or never_learned(trial)) for trial in self.counted_stress
         )
@@ -98,18 +90,6 @@ class Round:
         """Trained to the end, or stopped by the gate for what it did: the others tell nothing."""
         is_gated = trial.outcome is not Outcome.FAILED and trial.stopped_by is StoppedBy.GATE
         return trial.outcome is Outcome.COMPLETED or is_gated or self._is_unstable(trial)
-
-
-def asked_of(study: Mapping[str, Any]) -> Asked | None:
-    """None where the study asks for no confirmation."""
-    confirm: Mapping[str, Any] | None = study.get("confirm")
-    if not confirm:
-        return None
-    octaves = confirm.get("stress_octaves")
-    return Asked(
-        num_seeds=int(confirm.get("seeds") or 5),
-        stress_octaves=1.0 if octaves is None else float(octaves),
-    )
 
 
 def stress_params(params: Params, study: Mapping[str, Any], asked: Asked) -> Params:

@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import pytest
 
+from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.confirm import (
     PlannedTrial,
     planned_trials,
     seeds_bound,
     stress_bound,
 )
+from stabsearch.recommend.landscape import safety_octaves
 from stabsearch.recommend.pick import edge_precision, recommend_from
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom
 from tests import synthetic_study as synthetic
@@ -95,6 +97,35 @@ def test_a_round_is_the_missing_seeds_and_the_stress_test():
         PlannedTrial(setting=10, seed=seed, params=stress, purpose=Purpose.STRESS)
         for seed in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("confirm", "expected"),
+    [
+        (None, 0.5),
+        ({"seeds": 3, "stress_octaves": 0}, 0.5),
+        ({"seeds": 3, "stress_octaves": 0.25}, 0.5),
+        ({"seeds": 3}, 1.0),
+        ({"seeds": 3, "stress_octaves": 3.5}, 3.5),
+    ],
+)
+def test_few_runs_may_fail_up_to_the_stress_test_if_that_is_further_than_the_margin(
+    confirm, expected
+):
+    assert safety_octaves({"margin_octaves": 0.5, "confirm": confirm}) == expected
+
+
+@pytest.mark.parametrize("octaves", [1.0, 2.0, 3.0])
+def test_a_setting_that_is_expected_to_fail_its_stress_test_is_not_given_one(octaves):
+    study = STUDY | {"confirm": {"seeds": 3, "stress_octaves": octaves}}
+
+    planned = planned_trials(searched(), study)
+
+    (landscape,) = choice_of(searched(), study).landscapes.values()
+    assert landscape.octaves == 1.0
+    assert landscape.p_unstable(planned[-1].params) <= 0.1
+    next_higher = planned[0].params | {"learning_rate": 2 * planned[0].params["learning_rate"]}
+    assert landscape.p_unstable(next_higher, factor=2.0**octaves) > 0.1
 
 
 def test_the_plan_is_the_same_until_one_of_its_trials_has_ended_and_shrinks_then():
@@ -376,7 +407,9 @@ def test_where_the_rate_is_not_searched_the_stress_test_raises_the_trainers():
 @pytest.mark.parametrize("is_gated", [True, False])
 def test_where_the_rate_is_not_searched_dead_stress_trials_are_not_stable_either(is_gated):
     """No other trial says that a rate so high kills: the setting's own seeds do."""
-    dead = DEAD if is_gated else DEAD | {"outcome": Outcome.COMPLETED, "stopped_by": StoppedBy.NOBODY}
+    dead = (
+        DEAD if is_gated else DEAD | {"outcome": Outcome.COMPLETED, "stopped_by": StoppedBy.NOBODY}
+    )
     records = clips_searched()
     planned = planned_trials(records, CLIP_ONLY)
     trials = [replace(r, **dead) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
