@@ -110,9 +110,10 @@ class Landscape:
         return float(self.edge.probability(rates, params).max())
 
     def margin(self, params: Params) -> float | None:
-        """Octaves from the setting up to where 5% of runs fail; None without an edge."""
+        """Octaves from the setting up to where 5% of runs fail, negative if that is lower; None
+        without an edge, and where as many fail at every tried rate below the setting."""
         edge = self.edge_at(params)
-        if edge is None:
+        if edge is None or edge.learning_rate_safe == 0:
             return None
         return float(np.log2(edge.learning_rate_safe / learning_rate_of(params)))
 
