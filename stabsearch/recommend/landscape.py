@@ -15,6 +15,7 @@ from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import evidence, is_sound, unstable_trials
 from stabsearch.recommend.space import (
     LEARNING_RATE,
+    MAX_GRAD_NORM,
     Floats,
     SearchSpace,
     learning_rate_of,
@@ -123,6 +124,20 @@ class Landscape:
         if not isinstance(self.edge, EdgePosterior):
             return own
         return own - float(self.edge.weights @ self.edge.half(params))
+
+    def is_as_near(self, params: Params, other: Params) -> bool:
+        """Whether a setting is at least as near to the edge as another one.
+
+        Without a logistic edge that is so if neither its learning rate is lower nor its clip
+        tighter; nothing says how the one makes up for the other.
+        """
+        if isinstance(self.edge, EdgePosterior):
+            return self.height(params) >= self.height(other)
+        searched = [self.space.axis(name) for name in (LEARNING_RATE, MAX_GRAD_NORM)]
+        axes = [axis for axis in searched if axis is not None]
+        return bool(axes) and all(
+            axis.position(params[axis.name]) >= axis.position(other[axis.name]) for axis in axes
+        )
 
     @property
     def sound(self) -> list[TrialRecord]:

@@ -79,6 +79,13 @@ class Round:
         return self.is_planned_out and not is_clean
 
     @property
+    def is_beyond_edge(self) -> bool:
+        """Whether it is broken because runs failed, and not for what a stable one was poor at."""
+        has_failed = any(self._is_unstable(trial) for trial in self.counted_own)
+        is_clean = self.num_stress_stable == len(self.counted_stress)
+        return self.is_broken and (has_failed or not is_clean)
+
+    @property
     def has_held(self) -> bool:
         fewest = min(len(self.counted_own), len(self.counted_stress))
         return self.is_planned_out and not self.is_broken and fewest >= self.asked.num_seeds
