@@ -167,7 +167,8 @@ class Landscape:
         )
 
     def plateau(self, params: Params, region: Interval) -> Interval | None:
-        """The part of a stable region where the predicted score is nearly the setting's."""
+        """The part of a stable region where the predicted score is nearly the setting's, as far as
+        rates were tried."""
         axis, surface = self.space.axis(LEARNING_RATE), self.surface
         if axis is None or surface is None:
             return None
@@ -179,7 +180,7 @@ class Landscape:
             points = np.repeat(own, len(rates), axis=0)
             points[:, index] = [axis.position(float(rate)) for rate in rates]
             found: np.ndarray = surface.predict(points) <= limit
-            return found
+            return found & surface.is_measured(points, along=LEARNING_RATE)
 
         return _around(learning_rate_of(params), region, is_good)
 

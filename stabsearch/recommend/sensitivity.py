@@ -22,7 +22,8 @@ LEAST_UNIT = 1e-4
 
 
 def lr_sensitivity(landscape: Landscape, params: Params) -> float | None:
-    """At the clip and the other parameters of ``params``; None where too little is known.
+    """At the clip and the other parameters of ``params``; None where too little is known, as where
+    a part of the searched rates was never tried.
 
     The loss comes from a surface through the log of the trials' held-out losses, cut off at that
     of the best constant, which an unstable trial has.
@@ -35,16 +36,18 @@ def lr_sensitivity(landscape: Landscape, params: Params) -> float | None:
     constant, unit = float(np.median(np.array(constants))), float(np.median(np.array(units)))
     if unit < LEAST_UNIT * constant:
         return None
+    low, high = axis.position(axis.low), axis.position(axis.high)
+    octaves = np.linspace(low, high, int((high - low) * STEPS_PER_OCTAVE) + 2)
+    points = np.repeat(landscape.space.points([params]), len(octaves), axis=0)
+    points[:, landscape.space.axes.index(axis)] = octaves
+    if not landscape.surface.is_measured(points, along=LEARNING_RATE).all():
+        return None
     losses = [replace(record, score=record.eval_loss) for record in landscape.records]
     surface = fit_surface(
         landscape.space, losses, constant, landscape.unstable, like=landscape.surface
     )
     if surface is None:
         return None
-    low, high = axis.position(axis.low), axis.position(axis.high)
-    octaves = np.linspace(low, high, int((high - low) * STEPS_PER_OCTAVE) + 2)
-    points = np.repeat(landscape.space.points([params]), len(octaves), axis=0)
-    points[:, landscape.space.axes.index(axis)] = octaves
     return mean_excess(octaves, surface.predict(points)) / unit
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.processes import fitted
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 MIN_TRIALS = 4
 """Fewer settings with a score say nothing about a surface; that one is dead is no score."""
+
+SAME_POINT = 0.01
+"""Closer settings are one: a stress test may repeat a rate but for its rounding."""
+
+REACH_OF_RATE, REACH_OF_RATIO, REACH_OF_SHARE = 1.0, 2.0, 0.25
+"""How far from a trial a prediction is one, and not a guess: octaves of learning rate, octaves of
+another ratio, parts of a range. Scores change slower along the others."""
 
 MAX_TRIALS_FOR_LENGTHS = 300
 """The lengths of a larger study are fitted to a sample: the cost grows with the cube."""
@@ -41,6 +49,7 @@ class Surface:
     ) -> None:
         """``like`` lends its fitted lengths, which saves most of the time."""
         self._axes = axes
+        self._points = points
         self._lowest, self._highest = float(scores.min()), constant_score
         targets = np.log(scores)
         if like is None:
@@ -55,6 +64,17 @@ class Surface:
             return np.empty(0)
         scores: Floats = np.exp(np.asarray(self._process.predict(points), dtype=np.float64))
         return np.clip(scores, self._lowest, self._highest)
+
+    def is_measured(self, points: Floats, *, along: str | None = None) -> NDArray[np.bool_]:
+        """Whether a trial with a score is near each of ``points[n, axes]``, ``[n]``: elsewhere the
+        process knows nothing, whatever it says. ``along``: near on this axis alone."""
+        from sklearn.neighbors import KDTree
+
+        kept = [i for i, axis in enumerate(self._axes) if along in (None, axis.name)]
+        reach = np.array([_reach(self._axes[i]) for i in kept])
+        tree = KDTree(self._points[:, kept] / reach, metric="chebyshev")
+        distances, _ = tree.query(points[:, kept] / reach)
+        return np.asarray(distances[:, 0] <= 1.0)
 
     def worst_nearby(self, points: Floats, octaves: float = 1.0) -> Floats:
         """Highest predicted score in the box of +-``octaves`` around each of ``points``.
@@ -84,7 +104,8 @@ def fit_surface(
     is_alive = np.array(
         [r.trial_id not in unstable and not never_learned(r) for r, _ in known], dtype=bool
     )
-    if not space.axes or len(np.unique(points[is_alive], axis=0)) < MIN_TRIALS:
+    alive = np.round(points[is_alive] / SAME_POINT)
+    if not space.axes or len(np.unique(alive, axis=0)) < MIN_TRIALS:
         return None
     scores = np.array([score for _, score in known], dtype=np.float64)
     return Surface(space.axes, points, scores, constant_score, like)
@@ -147,6 +168,12 @@ def _with_lengths(kernel: Kernel) -> GaussianProcessRegressor:
     from sklearn.gaussian_process import GaussianProcessRegressor
 
     return GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+
+
+def _reach(axis: Axis) -> float:
+    if not axis.is_log:
+        return REACH_OF_SHARE
+    return REACH_OF_RATE if axis.name == LEARNING_RATE else REACH_OF_RATIO
 
 
 def _lengths(axis: Axis) -> tuple[float, float, float]:

@@ -68,6 +68,13 @@ GUESSED_LINE: dict[str, Any] = {
     "color": EDGE_INK, "linewidth": 1.2, "linestyle": (0, (1, 2.5)), "zorder": 1.9
 }  # fmt: skip
 EDGE_LABEL = "edge: half of the runs fail\n(band: 90% interval)"
+VEIL: dict[str, Any] = {
+    "levels": [0.5, 1.5],
+    "colors": ["white"],
+    "alpha": 0.7,
+    "zorder": 0.5,
+}
+"""Over scores that are predicted where nothing was trained to its end."""
 GUESSED_LABEL = "the edge by the model,\nwhere nothing was tried"
 NEAR_OCTAVES, NEAR_SHARE = 1.0, 0.1
 """So far from a trial, in octaves or in the share of a range, the edge is a guess."""
@@ -202,6 +209,9 @@ def _draw_plane(
             rasterized=True,
             zorder=0,
         )
+        is_guessed = ~plane.surface.is_measured(points).reshape(grid_x.shape)
+        if is_guessed.any():
+            axes.contourf(values_at(plane.x, xs), values_at(plane.y, ys), is_guessed, **VEIL)
     handles = _draw_trials(axes, plane, norm, colours)
     handles += _draw_edge_line(axes, plane, ys)
     handles += _draw_pick(axes, plane, answer)

@@ -36,7 +36,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
+from stabsearch.recommend.landscape import (
+    MAX_FAILURE_PROBABILITY,
+    Landscape,
+    safety_octaves,
+)
 from stabsearch.recommend.space import CLIP_REACH, LEARNING_RATE, MAX_GRAD_NORM
 from stabsearch.recommend.surface import MIN_TRIALS
 from stabsearch.records import Params, ParamValue, Purpose, TrialRecord
@@ -264,7 +268,7 @@ class Boundary:
         seen = view.seen(others, timing)
         edge = LineEdge(view, others, seen, self._low, self._high)
         # What failed late contradicts the short trials around it: the fitted edge is of no use.
-        safe = seen.held_below if seen.is_held else edge.safe(self._spec.margin_octaves)
+        safe = seen.held_below if seen.is_held else edge.safe(safety_octaves(self._study))
         return Line(
             others=others,
             timing=timing,

@@ -235,6 +235,24 @@ def test_a_sharper_valley_is_more_sensitive(width):
     assert found == pytest.approx(mean_excess(octaves, truth) / synthetic.UNIT, rel=0.1)
 
 
+def test_what_no_trial_was_near_is_neither_nearly_as_good_nor_part_of_the_sensitivity():
+    """Four rates within two octaves say nothing of a range of thirteen."""
+    space = {"learning_rate": {"log_uniform": [1e-5, 1e-1]}}
+    records = [
+        synthetic.record(n, params={"learning_rate": rate}, score=1.5, eval_loss=0.3)
+        for n, rate in enumerate([0.01, 0.015, 0.025, 0.04])
+    ]
+    short = replace(
+        synthetic.record(4, params={"learning_rate": 1e-4}, score=40.0), **synthetic.SHORT
+    )
+    answer = recommend_from([*records, short], STUDY | {"space": space})
+
+    assert answer.region_low == pytest.approx(1e-4)
+    assert answer.plateau_low >= 0.01 / 2
+    assert answer.plateau_high <= 0.04 * 2
+    assert answer.lr_sensitivity is None
+
+
 @pytest.mark.parametrize("missing", [{"loss_unit": None}, {"constant_loss": None}])
 def test_without_units_no_sensitivity_is_given(missing):
     records = [replace(r, **missing) for r in synthetic.draw(24)]

@@ -189,3 +189,34 @@ def test_the_score_of_a_dead_network_is_guessed_when_no_trial_says():
 
     assert constant_score_of(records) == 3.0
     assert constant_score_of([synthetic.record(score=None, constant_score=None)]) is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "clip", "at_the_rate", "both"),
+    [
+        (1e-3, 1.0, True, True),
+        (1.9e-3, 1.0, True, True),
+        (2.1e-3, 1.0, False, False),
+        (1e-3, 3.9, True, True),
+        (1e-3, 4.1, True, False),
+    ],
+)
+def test_a_prediction_is_measured_near_a_trial_only(rate, clip, at_the_rate, both):
+    records = [
+        synthetic.record(n, params={"learning_rate": 1e-3 / 1.1**n, "max_grad_norm": 1.0})
+        for n in range(4)
+    ]
+    searched, surface = surface_of(records)
+    points = searched.points([{"learning_rate": rate, "max_grad_norm": clip}])
+
+    assert surface.is_measured(points) == [both]
+    assert surface.is_measured(points, along="learning_rate") == [at_the_rate]
+
+
+def test_settings_that_differ_by_rounding_are_one():
+    records = [
+        synthetic.record(n, params={"learning_rate": rate, "max_grad_norm": 1.0})
+        for n, rate in enumerate([1e-3, 2e-3, 4e-3, 4.0004e-3])
+    ]
+
+    assert surface_of(records)[1] is None

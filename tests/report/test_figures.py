@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
+from matplotlib.contour import QuadContourSet
 from matplotlib.image import imread
 
 from stabsearch.errors import EnvironmentProblem, ResultsError
@@ -160,6 +161,23 @@ def test_where_nothing_was_tried_the_edge_is_drawn_as_a_guess(tmp_path):
     clips = known.get_ydata()[~np.isnan(known.get_xdata())]
     assert 0.25 <= clips.min() < 0.3
     assert 0.85 < clips.max() <= 1.0
+
+
+def test_scores_that_are_predicted_where_nothing_was_trained_are_veiled(tmp_path):
+    at_one = [
+        replace(r, params=r.params | {"max_grad_norm": 0.5}) for r in synthetic.draw(24, seed=1)
+    ]
+    results = results_of(tmp_path, at_one)
+
+    (veil,) = (
+        each
+        for each in draw_map(results, recommend(results)).axes[0].collections
+        if isinstance(each, QuadContourSet)
+    )
+    clips = np.concatenate([path.vertices[:, 1] for path in veil.get_paths()])
+    # Two octaves from the only clip, to a step of the grid; clips that never act are not one.
+    assert clips[clips > 0.5].min() == pytest.approx(2.0, rel=0.15)
+    assert clips[clips < 0.5].max() == pytest.approx(0.125, rel=0.15)
 
 
 def test_clips_that_never_act_speak_for_each_other(tmp_path):
