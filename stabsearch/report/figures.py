@@ -322,7 +322,8 @@ def _draw_line(
     if plane.surface is not None:
         points = np.repeat(plane.landscape.space.points([plane.base]), len(xs), axis=0)
         points[:, plane.landscape.space.axes.index(plane.x)] = xs
-        scores = plane.surface.predict(points)
+        is_measured = plane.surface.is_measured(points, along=plane.x.name)
+        scores = np.where(is_measured, plane.surface.predict(points), math.nan)
         (line,) = axes.plot(
             values_at(plane.x, xs), scores, color="#4a6fa5", linewidth=1.6, zorder=2
         )
