@@ -741,6 +741,9 @@ class Recommendation:
     """Whether the edge is known as precisely as the study asks; None if it does not ask."""
     num_trials: int = 0
     num_unstable: int = 0
+    num_unjudged: int = 0
+    """Combinations of words to choose from that were not compared: of which nothing was tried, or
+    nothing trained to its end."""
     steps_spent: int = 0
     steps_budgeted: int = 0
     """Steps that the same trials would have taken without pruning."""

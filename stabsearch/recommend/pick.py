@@ -17,6 +17,7 @@ import numpy as np
 from stabsearch.recommend.candidates import Candidate
 from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.clipping import clip_edges, clip_meaning
+from stabsearch.recommend.combinations import notes_on_combinations, unjudged_of
 from stabsearch.recommend.confirm import confirmation_of, notes_on_confirmation
 from stabsearch.recommend.hazard import horizon_of
 from stabsearch.recommend.landscape import Landscape, margin_octaves
@@ -46,7 +47,9 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     pick, tuners = choice.pick, _tuners_choice(records)
     ended = [r for r in records if r.has_result]
     unstable = [r.trial_id for r in records if choice.is_unstable(r)]
+    unjudged = unjudged_of(choice, study)
     notes = notes_on_study(choice.space, choice.landscapes, choice.candidates)
+    notes += notes_on_combinations(unjudged)
     answer: dict[str, Any] = {"params": None, "trial_id": None, "num_seeds": choice.num_seeds}
     if pick is not None:
         answer |= _of_the_pick(pick) | {
@@ -73,6 +76,7 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
         unstable_trial_ids=tuple(unstable),
         num_trials=len(records),
         num_unstable=len(unstable),
+        num_unjudged=unjudged.num if unjudged else 0,
         steps_spent=sum(r.steps for r in ended),
         steps_budgeted=sum(r.max_train_steps for r in ended),
         notes=(*notes_on_confirmation(choice), *notes),
