@@ -356,19 +356,30 @@ def _out_of_order(landscape: Landscape) -> list[str]:
 
 def _further_axes(landscape: Landscape, pick: Candidate) -> list[str]:
     """What the edge of a study with more than two numeric parameters is conditioned on."""
-    others = {
-        axis.name: pick.params[axis.name]
+    tried = {
+        axis.name: {record.params[axis.name] for record in landscape.records}
         for axis in landscape.space.axes
         if axis.name not in (LEARNING_RATE, MAX_GRAD_NORM)
     }
-    if not others:
-        return []
-    move = "moves" if len(others) == 1 else "each move"
-    return [
-        f"Edge, margin and region are along the learning rate at {params_text(others)}, the "
-        f"recommended value{'s' * (len(others) > 1)}, which {move} the edge in a straight line in "
-        "this model. Scores are predicted over all searched parameters together."
-    ]
+    varied, held = (
+        {name: pick.params[name] for name, values in tried.items() if is_one is (len(values) == 1)}
+        for is_one in (False, True)
+    )
+    notes = []
+    if varied:
+        move = "moves" if len(varied) == 1 else "each move"
+        scores = " Scores are predicted over all searched parameters together."
+        notes.append(
+            f"Edge, margin and region are along the learning rate at {params_text(varied)}, the "
+            f"recommended value{'s' * (len(varied) > 1)}, which {move} the edge in a straight "
+            f"line in this model.{scores if landscape.surface is not None else ''}"
+        )
+    if held:
+        notes.append(
+            f"Held at {params_text(held)} in every trial{_alike(pick)}: nothing is known of other "
+            "values."
+        )
+    return notes
 
 
 def _on_seeds(pick: Candidate) -> list[str]:

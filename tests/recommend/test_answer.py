@@ -21,6 +21,7 @@ from tests import synthetic_study as synthetic
 ADAMW = {"clipping": "global_norm", "optimizer": "adamw"}
 STUDY = {"space": synthetic.SPACE, "trainer": ADAMW}
 STEPS = synthetic.STEPS
+RATE_ONLY = {"learning_rate": {"log_uniform": [1e-4, 0.3]}}
 
 
 def unstable(setting, rate, **changes):
@@ -429,6 +430,38 @@ def test_the_farthest_comes_first_and_the_block_stays_short():
     assert "recommended values, which each move the edge" in text
 
 
+DECADES = (
+    synthetic.record(0, learning_rate=1e-3),
+    synthetic.record(1, learning_rate=1e-2),
+    synthetic.diverged(2, learning_rate=0.1),
+)
+BETAS = {"adam_beta1": {"uniform": [0.0, 0.95]}, "adam_beta2": {"uniform": [0.9, 0.999]}}
+
+
+@pytest.mark.parametrize(
+    ("trials", "beta2", "is_varied", "is_predicted"),
+    [(40, (0.95,), False, True), (40, (0.92, 0.98), True, True), (3, (0.92, 0.98), True, False)],
+    ids=["held", "varied", "too few for a surface"],
+)
+def test_a_parameter_that_was_held_is_not_said_to_move_the_edge(
+    trials, beta2, is_varied, is_predicted
+):
+    records = [
+        replace(record, params={"learning_rate": rate, "adam_beta1": 0.475, "adam_beta2": betas})
+        for n, record in enumerate(synthetic.draw(40, seed=3) if trials > 3 else DECADES)
+        for rate, betas in [(record.params["learning_rate"], beta2[n % len(beta2)])]
+    ]
+    notes = recommend_from(records, STUDY | {"space": RATE_ONLY | BETAS}).notes
+
+    held = "adam_beta1=0.475" + " adam_beta2=0.95" * (not is_varied)
+    assert f"Held at {held} in every trial: nothing is known of other values." in notes
+    straight = [note for note in notes if "which moves the edge in a straight line" in note]
+    assert len(straight) == is_varied
+    for note in straight:
+        assert ("Scores are predicted over all" in note) is is_predicted
+        assert "adam_beta1" not in note
+
+
 # --- a boundary study -------------------------------------------------------------------------
 
 CONFIRM = {"confirm": {"seeds": 2, "stress_octaves": 1.0}}
@@ -610,7 +643,6 @@ def test_of_few_measured_settings_what_lies_around_them_counts(scores, best):
 
 # --- failure that does not grow with the rate ---------------------------------------------------
 
-RATE_ONLY = {"learning_rate": {"log_uniform": [1e-4, 0.3]}}
 INVERTED_STUDY = {"space": RATE_ONLY, "trainer": ADAMW, "horizon_steps": 2000}
 
 
