@@ -686,6 +686,8 @@ class Recommendation:
     """Replicates that the study asks of every setting; some may not have finished."""
     score: float | None = None
     """Score of the recommended setting (worst over seeds)."""
+    trial_score: float | None = None
+    """Score of ``trial_id`` alone."""
     worst_score: float | None = None
     """Highest predicted score within the study's margin in every searched scale parameter."""
     best_trial_id: str | None = None
@@ -693,12 +695,16 @@ class Recommendation:
     best_params: Params | None = None
     best_score: float | None = None
     best_is_stable: bool | None = None
+    """Whether that trial was stable; its setting may have failed under another seed."""
+    best_judgement: str = ""
+    """What is known of the stability of its setting, in words: ``stable``, or why it is not."""
     best_margin_octaves: float | None = None
     """As ``margin_octaves``, of that trial."""
     best_worst_score: float | None = None
     """Highest predicted score within the study's margin of that trial."""
     price_of_safety: float | None = None
-    """(score of ``trial_id`` - ``best_score``) / ``best_score``."""
+    """(``trial_score`` - ``best_score``) / ``best_score``; None where that trial was passed over
+    for another reason than that it is less safe."""
     region_low: float | None = None
     """The stable region: learning rates around the recommended one, its other params kept, at
     which at most 10% of runs fail. Not below the lowest rate of a stable trial; not above the
