@@ -644,6 +644,10 @@ class Confirmation:
             and self.num_stress_stable == self.num_stress_seeds
         )
 
+    def has_held_at(self, octaves: float) -> bool:
+        """Whether it held, with a stress test so far above the learning rate, or farther."""
+        return self.has_held and self.stress_octaves >= octaves
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stabiliser:
@@ -722,6 +726,8 @@ class Recommendation:
     """Probability that a run of the recommended setting fails."""
     p_unstable_doubled: float | None = None
     """The same at the study's margin above its learning rate: at twice it for one octave."""
+    is_safe: bool | None = None
+    """Whether at most 10% of runs fail up to the study's margin above it, by the model."""
     margin_asked: float = 1.0
     """The study's margin in octaves: how far around it a setting's worst score counts, and how
     far above it few runs may fail."""

@@ -120,6 +120,7 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
         "margin_octaves": pick.margin,
         "p_unstable": landscape.p_unstable(pick.params),
         "p_unstable_doubled": pick.p_doubled,
+        "is_safe": pick.is_safe,
         "edge_trial_ids": _edge_trials(pick),
     }
 

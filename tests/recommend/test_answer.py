@@ -912,6 +912,15 @@ def test_an_unsafe_setting_of_a_small_study_has_no_combinations_that_were_passed
     assert "Combinations" not in notes
 
 
+@pytest.mark.parametrize(("lowest_stable", "is_safe"), [(0.01, False), (1e-4, True)])
+def test_whether_the_setting_is_safe_is_a_field(lowest_stable, is_safe):
+    stable = np.geomspace(lowest_stable, 0.012, 4)
+    records = [synthetic.record(n, learning_rate=float(rate)) for n, rate in enumerate(stable)]
+    records += [unstable(6 + n, 0.0144 * 1.1**n) for n in range(4)]
+
+    assert recommend_from(records, STUDY).is_safe is is_safe
+
+
 def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_words():
     space = synthetic.SPACE | {"optimizer": {"choice": ["adamw", "lion"]}}
     records = [
