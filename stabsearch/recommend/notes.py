@@ -9,12 +9,11 @@ import pandas as pd
 
 from stabsearch.recommend.candidates import (
     OWN_PURPOSES,
-    TIE_OCTAVES,
-    TIE_RATIO,
     Candidate,
     choose,
-    first_choice,
 )
+from stabsearch.recommend.choice import Choice
+from stabsearch.recommend.choice_notes import alike, notes_on_choice
 from stabsearch.recommend.clipping import guard_advice
 from stabsearch.recommend.confirm import lower_rates, poor_reasons, seeds_bound
 from stabsearch.recommend.edge import SAFE
@@ -28,8 +27,8 @@ from stabsearch.recommend.space import (
     field_value,
     learning_rate_of,
 )
-from stabsearch.recommend.words import count, number, params_text, percent, times_words
-from stabsearch.records import Edge, Outcome, ParamValue, Purpose, Symptom, TrialRecord
+from stabsearch.recommend.words import count, number, params_text, percent
+from stabsearch.records import Edge, Outcome, ParamValue, Symptom, TrialRecord
 from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 WEIGHING_SECTIONS = {
@@ -39,9 +38,6 @@ WEIGHING_SECTIONS = {
 """Sections whose parameters change what the score measures, and why."""
 
 SAMPLER_RULE = "R11"
-
-MEASURED_AROUND = "highest score around it (measured or extrapolated)"
-"""In words, what stands in for a predicted worst score."""
 
 Landscapes = Mapping[tuple[ParamValue, ...], Landscape]
 
@@ -84,13 +80,11 @@ def notes_on_sampler(verdicts: pd.DataFrame) -> list[str]:
     ]
 
 
-def notes_on_pick(
-    pick: Candidate, candidates: Sequence[Candidate], study: Mapping[str, Any]
-) -> list[str]:
+def notes_on_pick(pick: Candidate, choice: Choice, study: Mapping[str, Any]) -> list[str]:
     """On the recommended setting."""
     return [
         *_on_the_score(pick),
-        *_on_the_choice(pick, candidates),
+        *notes_on_choice(pick, choice),
         *_on_the_edge(pick),
         *_on_seeds(pick),
         *_on_clipping(pick, study),
@@ -200,73 +194,6 @@ def _on_the_score(pick: Candidate) -> list[str]:
     ]
 
 
-def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
-    notes = []
-    landscape = pick.landscape
-    num_alike = sum(candidate.landscape is landscape for candidate in candidates)
-    if landscape.surface is not None:
-        if any(candidate.landscape.surface is None for candidate in candidates):
-            notes.append("Combinations with fewer than 4 usable trials were passed over.")
-    elif _has_short_trials(pick) and _num_full(pick) == 1:
-        notes.append(
-            f"One setting{_alike(pick)} was trained to its end. That it is near the best is what "
-            "short trials say (docs/searching.md), not a comparison of trainings to the end."
-        )
-    elif _has_short_trials(pick) and pick.is_safe and num_alike > 1:
-        notes.append(
-            f"{num_alike} stable settings{_alike(pick)} were trained to their end: of those that "
-            f"are safe, the one whose {MEASURED_AROUND} is lowest is recommended. That the best "
-            "one is near is what short trials say (docs/searching.md)."
-        )
-    elif pick.is_safe and pick.is_sound and landscape.space.axes:
-        notes.append(
-            f"Too few settings have a score ({num_alike}) to predict it between them: of "
-            f"the stable ones that are safe, the one whose {MEASURED_AROUND} is lowest is "
-            "recommended."
-        )
-    if candidates and choose(candidates) is pick:
-        notes += _on_ties(pick, first_choice(candidates))
-    if not pick.is_safe:
-        known = " as far up as rates were tried" if pick.p_doubled is None else ""
-        notes.append(
-            f"No stable setting is likely to survive {times_words(landscape.octaves)} "
-            f"(P(unstable) <= {MAX_FAILURE_PROBABILITY:.0%}): this one is the least risky, with "
-            f"{percent(pick.risk)}{known}."
-        )
-    return notes
-
-
-def _has_short_trials(pick: Candidate) -> bool:
-    """Whether the search looked at settings without training them to their end."""
-    return any(r.purpose is Purpose.PROBE for r in pick.landscape.records)
-
-
-def _num_full(pick: Candidate) -> int:
-    """Settings that the search trained to their end."""
-    return len({r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH})
-
-
-def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
-    if first is pick or first.rank[0] is not pick.rank[0]:
-        return []
-    what = MEASURED_AROUND if first.worst_score is None else "predicted worst score"
-    return [
-        f"Trial {first.best_trial.trial_id} ties with it: {what} {number(first.rank[1])} against "
-        f"{number(pick.rank[1])}, and less than {TIE_RATIO - 1:.0%} may turn with the seed. This "
-        f"one was preferred because {_preference(pick, first)}."
-    ]
-
-
-def _preference(pick: Candidate, first: Candidate) -> str:
-    if first.score > TIE_RATIO * pick.score:
-        return "its own score is better"
-    if pick.margin_at_least - first.margin_at_least > TIE_OCTAVES:
-        return "its margin is larger"
-    if pick.is_guarded and not first.is_guarded:
-        return "clipping guards it against large gradients"
-    return "its score is better" if pick.score < first.score else "its margin is larger"
-
-
 def _on_the_edge(pick: Candidate) -> list[str]:
     landscape = pick.landscape
     axis = landscape.space.axis(LEARNING_RATE)
@@ -274,7 +201,7 @@ def _on_the_edge(pick: Candidate) -> list[str]:
         return []
     if landscape.edge is None:
         return [
-            f"No trial{_alike(pick)} was unstable: the edge lies above the searched range, or "
+            f"No trial{alike(pick)} was unstable: the edge lies above the searched range, or "
             "beyond what was tried. Search higher learning rates to find it."
         ]
     edge = landscape.edge_at(pick.params)
@@ -304,13 +231,6 @@ def _on_the_edge(pick: Candidate) -> list[str]:
     if region is not None and region[1] >= axis.high * (1 - 1e-6):
         notes.append("The stable region reaches the end of the searched range, and may go on.")
     return notes
-
-
-def _alike(pick: Candidate) -> str:
-    """Which trials are judged together: `` with optimizer = adamw``; empty where all are."""
-    names = pick.landscape.space.categories
-    words = ", ".join(f"{name} = {number(pick.params[name])}" for name in names)
-    return f" with {words}" if words else ""
 
 
 def _beyond_full_trials(pick: Candidate, edge: Edge) -> list[str]:
@@ -376,7 +296,7 @@ def _further_axes(landscape: Landscape, pick: Candidate) -> list[str]:
         )
     if held:
         notes.append(
-            f"Held at {params_text(held)} in every trial{_alike(pick)}: nothing is known of other "
+            f"Held at {params_text(held)} in every trial{alike(pick)}: nothing is known of other "
             "values."
         )
     return notes

@@ -60,7 +60,7 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
                 stabilisers_of(choice.landscapes, pick.landscape, pick.params, study)
             ),
         }
-        notes += notes_on_pick(pick, choice.candidates, study)
+        notes += notes_on_pick(pick, choice, study)
     if tuners is not None:
         answer |= tuner_fields(choice, tuners)
     return Recommendation(

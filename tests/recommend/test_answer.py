@@ -921,6 +921,53 @@ def test_whether_the_setting_is_safe_is_a_field(lowest_stable, is_safe):
     assert recommend_from(records, STUDY).is_safe is is_safe
 
 
+def confirmed_before_failures_were_seen(num_stress=2):
+    """0.01 was the answer, and held at 1.4 times the rate; then failures came at 1.7 times it."""
+    study = {"space": RATE_ONLY, "trainer": ADAMW}
+    study["confirm"] = {"seeds": 2, "stress_octaves": 0.5}
+    search = [rate_only(0, 0.01), rate_only(1, 0.0025, 1.5), rate_only(2, 0.0007, 1.9)]
+    confirming = [
+        rate_only(0, 0.01, seed=1, trial_id="0000-1", purpose=Purpose.CONFIRM),
+        *(
+            rate_only(3, 0.01 * 2**0.5, seed=n, trial_id=f"0003-{n}", purpose=Purpose.STRESS)
+            for n in range(num_stress)
+        ),
+    ]
+    failed = [
+        synthetic.diverged(10 + n, params={"learning_rate": rate})
+        for n, rate in enumerate((0.017, 0.02, 0.022, 0.03))
+    ]
+    return recommend_from([*search, *confirming, *failed], study)
+
+
+@pytest.mark.parametrize(
+    ("num_stress", "why"), [(2, "it held in its confirmation"), (1, "its confirmation goes on")]
+)
+def test_a_setting_that_is_kept_for_its_confirmation_is_not_called_the_least_risky(
+    num_stress, why
+):
+    answer = confirmed_before_failures_were_seen(num_stress)
+    (note,) = (note for note in answer.notes if "likely to survive" in note)
+
+    assert answer.trial_id == "0000-0"
+    assert note.startswith("This setting is not likely to survive twice the rate")
+    assert f"it stays because {why}. Safer by the model is setting 1" in note
+    assert "least risky" not in note
+
+
+def test_that_nothing_is_safe_is_not_said_of_settings_that_lack_seeds():
+    """The one at 1e-3 is safe, and another of its seeds has not ended."""
+    records = [
+        synthetic.record(n, seed, learning_rate=rate)
+        for n, rate in enumerate((0.01, 1e-3))
+        for seed in range(2 - n)
+    ]
+    records += [unstable(2 + n, 0.0144 * 1.1**n) for n in range(4)]
+    notes = " ".join(recommend_from(records, STUDY | {"seeds": 2}).notes)
+
+    assert "No stable setting that may still be recommended is likely to survive twice" in notes
+
+
 def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_words():
     space = synthetic.SPACE | {"optimizer": {"choice": ["adamw", "lion"]}}
     records = [

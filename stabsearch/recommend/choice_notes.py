@@ -1,0 +1,137 @@
+"""Why the recommended setting was chosen, and what that does not say: plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stabsearch.recommend.candidates import (
+    TIE_OCTAVES,
+    TIE_RATIO,
+    Candidate,
+    choose,
+    first_choice,
+)
+from stabsearch.recommend.choice import Choice
+from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY
+from stabsearch.recommend.words import number, params_text, percent, times_words
+from stabsearch.records import Purpose
+
+MEASURED_AROUND = "highest score around it (measured or extrapolated)"
+"""In words, what stands in for a predicted worst score."""
+
+
+def notes_on_choice(pick: Candidate, choice: Choice) -> list[str]:
+    """What the pick was compared with, and by what it was preferred."""
+    candidates = choice.candidates
+    notes = _on_what_was_compared(pick, candidates)
+    if candidates and choose(candidates) is pick:
+        notes += _on_ties(pick, first_choice(candidates))
+    if not pick.is_safe:
+        notes.append(_on_risk(pick, choice))
+    return notes
+
+
+def alike(pick: Candidate) -> str:
+    """Which trials are judged together: `` with optimizer = adamw``; empty where all are."""
+    names = pick.landscape.space.categories
+    words = ", ".join(f"{name} = {number(pick.params[name])}" for name in names)
+    return f" with {words}" if words else ""
+
+
+# --- what was compared ------------------------------------------------------------------------
+
+
+def _on_what_was_compared(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
+    notes = []
+    landscape = pick.landscape
+    num_alike = sum(candidate.landscape is landscape for candidate in candidates)
+    if landscape.surface is not None:
+        if any(candidate.landscape.surface is None for candidate in candidates):
+            notes.append("Combinations with fewer than 4 usable trials were passed over.")
+    elif _has_short_trials(pick) and _num_full(pick) == 1:
+        notes.append(
+            f"One setting{alike(pick)} was trained to its end. That it is near the best is what "
+            "short trials say (docs/searching.md), not a comparison of trainings to the end."
+        )
+    elif _has_short_trials(pick) and pick.is_safe and num_alike > 1:
+        notes.append(
+            f"{num_alike} stable settings{alike(pick)} were trained to their end: of those that "
+            f"are safe, the one whose {MEASURED_AROUND} is lowest is recommended. That the best "
+            "one is near is what short trials say (docs/searching.md)."
+        )
+    elif pick.is_safe and pick.is_sound and landscape.space.axes:
+        notes.append(
+            f"Too few settings have a score ({num_alike}) to predict it between them: of "
+            f"the stable ones that are safe, the one whose {MEASURED_AROUND} is lowest is "
+            "recommended."
+        )
+    return notes
+
+
+def _has_short_trials(pick: Candidate) -> bool:
+    """Whether the search looked at settings without training them to their end."""
+    return any(r.purpose is Purpose.PROBE for r in pick.landscape.records)
+
+
+def _num_full(pick: Candidate) -> int:
+    """Settings that the search trained to their end."""
+    return len({r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH})
+
+
+def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
+    if first is pick or first.rank[0] is not pick.rank[0]:
+        return []
+    what = MEASURED_AROUND if first.worst_score is None else "predicted worst score"
+    return [
+        f"Trial {first.best_trial.trial_id} ties with it: {what} {number(first.rank[1])} against "
+        f"{number(pick.rank[1])}, and less than {TIE_RATIO - 1:.0%} may turn with the seed. This "
+        f"one was preferred because {_preference(pick, first)}."
+    ]
+
+
+def _preference(pick: Candidate, first: Candidate) -> str:
+    if first.score > TIE_RATIO * pick.score:
+        return "its own score is better"
+    if pick.margin_at_least - first.margin_at_least > TIE_OCTAVES:
+        return "its margin is larger"
+    if pick.is_guarded and not first.is_guarded:
+        return "clipping guards it against large gradients"
+    return "its score is better" if pick.score < first.score else "its margin is larger"
+
+
+# --- risk -------------------------------------------------------------------------------------
+
+
+def _on_risk(pick: Candidate, choice: Choice) -> str:
+    """That the pick is not safe, and which setting would be safer, if one is."""
+    octaves = pick.landscape.octaves
+    known = " as far up as rates were tried" if pick.p_doubled is None else ""
+    risk = f"{percent(pick.risk)}{known}"
+    likely = (
+        f"likely to survive {times_words(octaves)} (P(unstable) <= {MAX_FAILURE_PROBABILITY:.0%})"
+    )
+    safer = _safer(pick, choice)
+    if safer is None:
+        # What did not hold, or lacks seeds, is no choice although the model may call it safe.
+        is_any_safe = any(candidate.is_safe for candidate in choice.candidates)
+        which = " that may still be recommended" if is_any_safe else ""
+        return f"No stable setting{which} is {likely}: this one is the least risky, with {risk}."
+    has_held = choice.round is not None and choice.round.has_held
+    why = "it held in its confirmation" if has_held else "its confirmation goes on"
+    return (
+        f"This setting is not {likely}, with {risk}: it stays because {why}. Safer by the model "
+        f"is setting {safer.setting} ({params_text(safer.params)}), with {percent(safer.risk)}."
+    )
+
+
+def _safer(pick: Candidate, choice: Choice) -> Candidate | None:
+    """The less risky setting that would have been chosen but for the pick's confirmation."""
+    broken = {each.setting for each in choice.broken}
+    others = [
+        candidate
+        for candidate in choice.candidates
+        if candidate.setting not in broken
+        and candidate.num_missing <= pick.num_missing
+        and candidate.risk < pick.risk
+    ]
+    return choose(others) if others else None
