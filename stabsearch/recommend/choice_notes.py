@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from stabsearch.recommend.candidates import (
+    FAR_ENOUGH,
     TIE_OCTAVES,
     TIE_RATIO,
     Candidate,
@@ -13,17 +15,27 @@ from stabsearch.recommend.candidates import (
 )
 from stabsearch.recommend.choice import Choice
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY
+from stabsearch.recommend.space import learning_rate_of
 from stabsearch.recommend.words import number, params_text, percent, times_words
-from stabsearch.records import Purpose
+from stabsearch.records import Purpose, TrialRecord
 
 MEASURED_AROUND = "highest score around it (measured or extrapolated)"
 """In words, what stands in for a predicted worst score."""
+
+NEAR = (
+    "That it is near the best is what short trials say (docs/searching.md), not a comparison of "
+    "trainings to the end."
+)
+
+FAR_OCTAVES = 1.0
+"""Octaves from the setting beyond which a better score is a doubt: early scores are best up to 0.8
+above the best rate."""
 
 
 def notes_on_choice(pick: Candidate, choice: Choice) -> list[str]:
     """What the pick was compared with, and by what it was preferred."""
     candidates = choice.candidates
-    notes = _on_what_was_compared(pick, candidates)
+    notes = _on_what_was_compared(pick, choice)
     if candidates and choose(candidates) is pick:
         notes += _on_ties(pick, first_choice(candidates))
     if not pick.is_safe:
@@ -41,41 +53,79 @@ def alike(pick: Candidate) -> str:
 # --- what was compared ------------------------------------------------------------------------
 
 
-def _on_what_was_compared(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
-    notes = []
+def _on_what_was_compared(pick: Candidate, choice: Choice) -> list[str]:
     landscape = pick.landscape
-    num_alike = sum(candidate.landscape is landscape for candidate in candidates)
     if landscape.surface is not None:
-        if any(candidate.landscape.surface is None for candidate in candidates):
-            notes.append("Combinations with fewer than 4 usable trials were passed over.")
-    elif _has_short_trials(pick) and _num_full(pick) == 1:
-        notes.append(
-            f"One setting{alike(pick)} was trained to its end. That it is near the best is what "
-            "short trials say (docs/searching.md), not a comparison of trainings to the end."
-        )
-    elif _has_short_trials(pick) and pick.is_safe and num_alike > 1:
-        notes.append(
-            f"{num_alike} stable settings{alike(pick)} were trained to their end: of those that "
-            f"are safe, the one whose {MEASURED_AROUND} is lowest is recommended. That the best "
-            "one is near is what short trials say (docs/searching.md)."
-        )
-    elif pick.is_safe and pick.is_sound and landscape.space.axes:
-        notes.append(
-            f"Too few settings have a score ({num_alike}) to predict it between them: of "
+        if any(candidate.landscape.surface is None for candidate in choice.candidates):
+            return ["Combinations with fewer than 4 usable trials were passed over."]
+        return []
+    out = {each.setting for each in choice.broken} - {pick.setting}
+    left = [c for c in choice.candidates if c.landscape is landscape and c.setting not in out]
+    if any(r.purpose is Purpose.PROBE for r in landscape.records):
+        return _on_full_trials(pick, left)
+    if pick.is_safe and pick.is_sound and landscape.space.axes:
+        return [
+            f"Too few settings have a score ({len(left)}) to predict it between them: of "
             f"the stable ones that are safe, the one whose {MEASURED_AROUND} is lowest is "
             "recommended."
-        )
-    return notes
+        ]
+    return []
 
 
-def _has_short_trials(pick: Candidate) -> bool:
-    """Whether the search looked at settings without training them to their end."""
-    return any(r.purpose is Purpose.PROBE for r in pick.landscape.records)
+def _on_full_trials(pick: Candidate, left: Sequence[Candidate]) -> list[str]:
+    """Of a search that trained few settings to their end. ``left``: those that may be chosen."""
+    full = {r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH}
+    near = _doubt(pick) or NEAR
+    if len(full) == 1:
+        return [f"One setting{alike(pick)} was trained to its end. {near}"]
+    if len(left) == 1 and left[0] is pick:
+        which = f"Of {len(full)} settings{alike(pick)} that were trained to their end"
+        return [f"{which} this one alone is left. {near}"]
+    if pick.is_safe and pick.is_sound:
+        return [
+            f"{len(left)} stable settings{alike(pick)} were trained to their end: of those that "
+            f"are safe, the one whose {MEASURED_AROUND} is lowest is recommended. {near}"
+        ]
+    return []
 
 
-def _num_full(pick: Candidate) -> int:
-    """Settings that the search trained to their end."""
-    return len({r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH})
+def _doubt(pick: Candidate) -> str:
+    """Why short trials do not say that the best rate is near; empty where they do.
+
+    By their scores at the latest step at which the setting compares with any of them.
+    """
+    own = {look.step: look.score for look in pick.best_trial.looks if look.score is not None}
+    seen = [
+        (look.step, look.score, record)
+        for record in pick.landscape.sound
+        if record.purpose.is_search and abs(_octaves_above(pick, record)) >= FAR_ENOUGH
+        for look in record.looks
+        if look.score is not None and look.step in own
+    ]
+    if not seen:
+        return "Whether it is near the best no short trial says: none has a score beside its own."
+    step = max(step for step, _, _ in seen)
+    score, best = min(
+        ((score, r) for at, score, r in seen if at == step), key=lambda item: item[0]
+    )
+    is_far = abs(_octaves_above(pick, best)) > FAR_OCTAVES
+    if not is_far or own[step] <= TIE_RATIO * score:
+        return ""
+    is_beyond = _octaves_above(pick, best) > 0 and (
+        pick.landscape.risk(best.params) > MAX_FAILURE_PROBABILITY
+    )
+    placed = "; it was placed as far below the edge as the margin asks" if is_beyond else ""
+    rate = number(learning_rate_of(best.params))
+    return (
+        f"That it is near the best cannot be said: by step {step} its score was "
+        f"{number(own[step])}, and {number(score)} that of trial {best.trial_id} at learning_rate "
+        f"{rate}{placed}."
+    )
+
+
+def _octaves_above(pick: Candidate, record: TrialRecord) -> float:
+    """Of the learning rate; NaN where it was not searched."""
+    return math.log2(learning_rate_of(record.params) / learning_rate_of(pick.params))
 
 
 def _on_ties(pick: Candidate, first: Candidate) -> list[str]:

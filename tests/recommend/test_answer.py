@@ -981,12 +981,89 @@ def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_word
     assert "One setting with optimizer = adamw was trained to its end." in notes
 
 
+def looking(records, score_of):
+    """The same, with the score of every trial that did not fail at the end of the short ones."""
+    return [
+        r
+        if r.is_unstable
+        else replace(r, looks=(synthetic.look(score_of(r.params["learning_rate"])),))
+        for r in records
+    ]
+
+
+NEAR_THE_BEST = "That it is near the best is what short trials say"
+
+
 def test_how_one_of_two_that_were_trained_to_their_end_was_chosen_is_said():
-    records = synthetic.boundary(clips=(1.0,), num_full=2)
+    records = looking(synthetic.boundary(clips=(1.0,), num_full=2), synthetic.score)
     notes = " ".join(recommend_from(records, STUDY).notes)
 
     assert "2 stable settings were trained to their end: of those that are safe" in notes
-    assert "That the best one is near is what short trials say" in notes
+    assert NEAR_THE_BEST in notes
+    assert "Too few settings" not in notes
+
+
+@pytest.mark.parametrize(
+    ("score_of", "expected"),
+    [
+        (lambda rate: 1 + 0.4 * abs(math.log2(rate / 3e-3)), NEAR_THE_BEST),
+        (lambda rate: 1 + 0.4 * abs(math.log2(rate / 5.5e-3)), NEAR_THE_BEST),
+        (
+            lambda rate: 1 + 0.4 * abs(math.log2(rate / 0.02)),
+            "That it is near the best cannot be said: by step 200 its score was 2.09, and 1.12 "
+            "that of trial 0003-0 at learning_rate 0.025; it was placed as far below the edge as "
+            "the margin asks.",
+        ),
+        (
+            lambda rate: 1 + 0.4 * abs(math.log2(rate / 1e-4)),
+            "That it is near the best cannot be said: by step 200 its score was 2.96, and 1.07 that of trial 0009-0 at learning_rate "
+            "1.1e-4.",
+        ),
+        (lambda rate: None, "Whether it is near the best no short trial says: none has a score"),
+    ],
+    ids=["there", "an octave off", "beyond what is safe", "far below", "without scores"],
+)
+def test_that_a_setting_is_near_the_best_is_said_only_where_short_trials_say_so(
+    score_of, expected
+):
+    """One setting was trained to its end, three octaves below the edge."""
+    records = [
+        *synthetic.boundary(clips=(1.0,), num_full=0),
+        synthetic.record(9, learning_rate=1.12e-4, **synthetic.SHORT),
+        synthetic.record(90, learning_rate=3e-3, score=1.0),
+    ]
+    notes = " ".join(recommend_from(looking(records, score_of), STUDY).notes)
+
+    assert f"One setting was trained to its end. {expected[:20]}" in notes
+    assert expected in notes
+    assert (NEAR_THE_BEST in notes) is (expected is NEAR_THE_BEST)
+
+
+def test_a_later_look_counts_more_than_an_early_one():
+    """By step 200 twice its rate and a half is ahead; by step 500 it is behind."""
+    early = [synthetic.look(5.0), synthetic.look(4.0)]
+    late = [synthetic.look(3.0, step=500), synthetic.look(3.5, step=500)]
+    own, other = ((early[n], late[n]) for n in range(2))
+    records = [
+        *synthetic.boundary(clips=(1.0,), num_full=0),
+        synthetic.record(9, learning_rate=7.5e-3, **(synthetic.SHORT | {"steps": 500})),
+        synthetic.record(90, learning_rate=3e-3, score=1.0, looks=own),
+    ]
+    records[-2] = replace(records[-2], looks=other)
+
+    assert NEAR_THE_BEST in " ".join(recommend_from(records, STUDY).notes)
+
+
+def test_the_one_that_is_left_of_several_was_not_chosen_by_scores():
+    """The other two look past the timestep."""
+    poor = {"severity": Severity.PENALISE, "rule": "R6", "symptom": str(Symptom.TIME_BLIND)}
+    records = [
+        replace(r, **poor) if r.setting in (5, 6) else r
+        for r in synthetic.boundary(clips=(1.0,), num_full=3)
+    ]
+    notes = " ".join(recommend_from(records, STUDY).notes)
+
+    assert "Of 3 settings that were trained to their end this one alone is left." in notes
     assert "Too few settings" not in notes
 
 
