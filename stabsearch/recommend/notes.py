@@ -8,18 +8,18 @@ from typing import Any
 import pandas as pd
 
 from stabsearch.recommend.candidates import (
-    OWN_PURPOSES,
     Candidate,
     choose,
 )
 from stabsearch.recommend.choice import Choice
 from stabsearch.recommend.choice_notes import alike, notes_on_choice
 from stabsearch.recommend.clipping import guard_advice
-from stabsearch.recommend.confirm import lower_rates, poor_reasons, seeds_bound
+from stabsearch.recommend.confirm import lower_rates, seeds_bound
 from stabsearch.recommend.edge import SAFE
 from stabsearch.recommend.edge_process import EdgeProcess
-from stabsearch.recommend.evidence import learned_nothing, never_learned
+from stabsearch.recommend.evidence import learned_nothing
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
+from stabsearch.recommend.nothing_stable import notes_on_nothing_stable
 from stabsearch.recommend.space import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
@@ -28,7 +28,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.recommend.words import count, number, params_text, percent
-from stabsearch.records import Edge, Outcome, ParamValue, Symptom, TrialRecord
+from stabsearch.records import Edge, Outcome, ParamValue, TrialRecord
 from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 WEIGHING_SECTIONS = {
@@ -66,7 +66,7 @@ def notes_on_study(
         names = ", ".join(space.categories)
         notes.append(f"Each combination of {names} was judged by its own trials alone.")
     if not candidates:
-        notes += _nothing_stable(landscapes)
+        notes += notes_on_nothing_stable(landscapes)
     return notes
 
 
@@ -124,58 +124,6 @@ def _comparability(
         )
         note += "."
     return [note]
-
-
-def _nothing_stable(landscapes: Landscapes) -> list[str]:
-    """Why there is no recommendation, and where to look."""
-    ended = [
-        (record, landscape.is_unstable(record))
-        for landscape in landscapes.values()
-        for record in landscape.records
-        if record.has_result
-    ]
-    if not ended:
-        return []
-    shares: dict[int, list[bool]] = {}
-    for record, _ in ended:
-        if record.purpose in OWN_PURPOSES:
-            shares.setdefault(record.setting, []).append(record.is_stable)
-    has_any_survived = not all(is_unstable or never_learned(r) for r, is_unstable in ended)
-    notes = [
-        "No setting was trained to its end: all were short trials."
-        if has_any_survived and not shares
-        else "No setting was stable in all its seeds."
-    ]
-    nearest = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]), default=None)
-    setting, seeds = nearest or (-1, [])
-    if seeds and all(seeds):
-        notes = [f"Setting {setting} was stable in all its seeds, but its score is not finite."]
-    elif any(seeds):
-        notes.append(f"Setting {setting} came nearest: stable in {sum(seeds)} of {len(seeds)}.")
-    elif all(_is_dead_from_the_start(record) for record, _ in ended):
-        notes.append(
-            "Every trial was not finite at its first step, before a learning rate could act: look "
-            "for NaN in the model's output, its loss or the data."
-        )
-    elif all(is_unstable for _, is_unstable in ended):
-        notes.append("Every trial was unstable: search lower learning rates.")
-    elif all(never_learned(record) for record, _ in ended):
-        notes.append("No trial learned: search higher learning rates, or train longer.")
-    elif not has_any_survived:
-        notes.append(
-            "Every trial was unstable or never learned, as one of a rate that is far too high "
-            "may seem to: search lower learning rates, then train longer."
-        )
-    elif why := poor_reasons(record for record, is_unstable in ended if not is_unstable):
-        notes.append(
-            f"What did not fail is not called stable for another reason ({why}): `stabsearch "
-            "explain` says what helps."
-        )
-    return notes
-
-
-def _is_dead_from_the_start(record: TrialRecord) -> bool:
-    return record.symptom == Symptom.NON_FINITE and record.verdict_step == 1
 
 
 # --- on the pick ------------------------------------------------------------------------------

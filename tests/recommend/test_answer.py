@@ -1016,8 +1016,8 @@ def test_how_one_of_two_that_were_trained_to_their_end_was_chosen_is_said():
         ),
         (
             lambda rate: 1 + 0.4 * abs(math.log2(rate / 1e-4)),
-            "That it is near the best cannot be said: by step 200 its score was 2.96, and 1.07 that of trial 0009-0 at learning_rate "
-            "1.1e-4.",
+            "That it is near the best cannot be said: by step 200 its score was 2.96, and 1.07 "
+            "that of trial 0009-0 at learning_rate 1.1e-4.",
         ),
         (lambda rate: None, "Whether it is near the best no short trial says: none has a score"),
     ],
