@@ -278,6 +278,29 @@ def test_a_category_that_moves_the_edge(octaves):
     assert found.num_trials == 96
 
 
+@pytest.mark.parametrize(
+    ("words", "is_compared"),
+    [(("adam", "lion"), True), (("adamw", "sgd"), False), (("sgd", "ASGD"), True)],
+)
+def test_optimizers_are_compared_where_their_rates_mean_the_same(words, is_compared):
+    """The step of SGD is as large as the gradient; the others undo its scale."""
+    records = [
+        replace(
+            record,
+            params={
+                "learning_rate": record.params["learning_rate"],
+                "optimizer": words[record.params["kind"] == "lion"],
+            },
+        )
+        for record in with_optimizers(0, 2.0)
+    ]
+    space = {"learning_rate": synthetic.SPACE["learning_rate"]}
+    space |= {"optimizer": {"choice": list(words)}}
+    found = recommend_from(records, STUDY | {"space": space}).stabilisers
+
+    assert [each.param for each in found] == ["optimizer"] * is_compared
+
+
 def test_a_category_that_does_nothing_is_undecided():
     answer = recommend_from(with_optimizers(0, 0.0), KINDS)
 
