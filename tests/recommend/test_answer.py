@@ -1142,17 +1142,21 @@ def test_a_stable_setting_without_a_score_is_not_said_to_have_failed():
     assert answer.notes == ("Setting 0 was stable in all its seeds, but its score is not finite.",)
 
 
-def test_failed_stress_tests_of_a_rate_that_is_not_searched_name_no_rate(tmp_path):
+@pytest.mark.parametrize("has_failed", [False, True], ids=["stress tests held", "and failed"])
+def test_trials_of_a_rate_that_is_not_searched_name_no_rate(tmp_path, has_failed):
+    """Stress tests alone have one: others of their group ran at the trainer's."""
+    lost = {
+        "severity": Severity.PENALISE, "rule": "R1c", "symptom": str(Symptom.LOST_PROGRESS),
+        "verdict_step": 400,
+    }  # fmt: skip
     space = {"weight_decay": {"log_uniform": [1e-4, 1.0]}}
     own = synthetic.record(0, params={"weight_decay": 0.01})
-    failed = synthetic.record(
-        1, params={"weight_decay": 0.1}, severity=Severity.PENALISE, rule="R1c",
-        symptom=str(Symptom.LOST_PROGRESS), verdict_step=400,
-    )  # fmt: skip
+    failed = synthetic.record(1, params={"weight_decay": 0.1}, **lost)
     stress = replace(own, params=own.params | {"learning_rate": 2e-3}, purpose=Purpose.STRESS,
-                     setting=2, trial_id="0002-0")  # fmt: skip
+                     setting=2, trial_id="0002-0", **(lost if has_failed else {}))  # fmt: skip
     path = synthetic.write(tmp_path / "demo", [own, failed, stress], space=space, trainer=ADAMW)
 
     text = describe(recommend(load(path)), load(path).trials)
 
-    assert "lost progress: 1 trial, at step 400" in text
+    trials = "2 trials" if has_failed else "1 trial"
+    assert f"lost progress: {trials}, at step 400" in text
