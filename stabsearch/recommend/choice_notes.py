@@ -176,6 +176,8 @@ def _on_risk(pick: Candidate, choice: Choice) -> str:
 
 def _safer(pick: Candidate, choice: Choice) -> Candidate | None:
     """The less risky setting that would have been chosen but for the pick's confirmation."""
+    if choice.is_final:  # nothing held, and it is the least risky one for that
+        return None
     broken = {each.setting for each in choice.broken}
     others = [
         candidate
