@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stabsearch.recommend.edge_process import SAFE
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -54,7 +55,8 @@ class Candidate:
     p_doubled: float | None
     """P(unstable) the study's margin above the learning rate: at twice it, unless asked else."""
     risk: float
-    """The highest P(unstable) on the way there, as far as is known."""
+    """The highest P(unstable) from its learning rate to the landscape's ``safety_octaves`` above,
+    as far as is known."""
     margin: float | None
     num_unstable: int
     """Seeds of it that failed: not 0 for one that is not sound."""
@@ -81,9 +83,13 @@ class Candidate:
 
     @property
     def margin_at_least(self) -> float:
-        """The margin; without an edge, octaves up to the highest rate that was stable."""
+        """The margin; without one, octaves up to the highest rate that was stable. Where more
+        than 5% of runs fail already here, nobody knows how far below zero it is."""
         if self.margin is not None:
             return self.margin
+        p = self.landscape.p_unstable(self.params)
+        if p is not None and p > SAFE:
+            return -math.inf
         own = learning_rate_of(self.params)
         sound = (learning_rate_of(r.params) for r in self.landscape.sound)
         return max((math.log2(rate / own) for rate in sound if rate > own), default=0.0)
@@ -210,7 +216,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def least_risky(candidates: Sequence[Candidate]) -> Candidate:
-    """By P(unstable) above its learning rate, then by the score."""
+    """By the highest P(unstable) above its learning rate, then by the score."""
     return min(candidates, key=lambda candidate: (candidate.risk, *candidate.rank))
 
 

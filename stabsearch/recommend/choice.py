@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stabsearch.recommend.asked import asked_of
 from stabsearch.recommend.candidates import (
     OWN_PURPOSES,
     Candidate,
@@ -15,7 +16,7 @@ from stabsearch.recommend.candidates import (
     least_risky,
 )
 from stabsearch.recommend.landscape import Landscape, landscapes_of
-from stabsearch.recommend.rounds import MAX_ROUNDS, Round, asked_of, round_of, rounds_of
+from stabsearch.recommend.rounds import MAX_ROUNDS, Round, round_of, rounds_of
 from stabsearch.recommend.space import SearchSpace, search_space
 from stabsearch.records import Outcome, ParamValue, Purpose, TrialRecord
 
@@ -110,7 +111,7 @@ def _settle(
     """The pick, and whether it is kept only because nothing held.
 
     A setting stays the pick while its round goes on and when it has held, whatever the models say
-    meanwhile.
+    meanwhile. What is at least as near to the edge as one that failed is not tried after it.
     """
     by_setting = {candidate.setting: candidate for candidate in listed}
     alive = [each for each in rounds if not each.is_broken and each.setting in by_setting]
@@ -118,12 +119,31 @@ def _settle(
         held = [each for each in alive if each.has_held]
         return by_setting[(held or alive)[-1].setting], False
     out = {each.setting for each in broken}
-    sound = [candidate for candidate in listed if candidate.is_sound]
-    left = [candidate for candidate in sound if candidate.setting not in out]
+    failed = [each for each in broken if each.is_beyond_edge]
+    left = [
+        candidate
+        for candidate in listed
+        if candidate.is_sound
+        and candidate.setting not in out
+        and not any(_is_as_near(candidate, each) for each in failed)
+    ]
     if left and len(out) < MAX_ROUNDS:
         return choose(left), False
-    kept = sound or listed
+    lowest = [c for c in listed if not any(_is_nearer(c, each) for each in failed)] or listed
+    kept = [candidate for candidate in lowest if candidate.is_sound] or lowest
     return (least_risky(kept) if kept else None), bool(out)
+
+
+def _is_as_near(candidate: Candidate, failed: Round) -> bool:
+    """Whether a setting is at least as near to the edge as one that failed, if they compare."""
+    landscape = candidate.landscape
+    first, second = (landscape.space.category(each.params) for each in (candidate, failed))
+    return first == second and landscape.is_as_near(candidate.params, failed.params)
+
+
+def _is_nearer(candidate: Candidate, failed: Round) -> bool:
+    is_as_far = candidate.landscape.is_as_near(failed.params, candidate.params)
+    return _is_as_near(candidate, failed) and not is_as_far
 
 
 def _is_unstable(

@@ -148,14 +148,9 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
     """Where the recommendation moved from, and why."""
     notes = [_moved(each) for each in choice.broken]
     if choice.is_final and choice.pick is not None:
-        why = (
-            f"{MAX_ROUNDS} settings were tried"
-            if len(choice.broken) >= MAX_ROUNDS
-            else "no other setting is left"
-        )
         notes.append(
-            f"Nothing held in the confirmation ({why}): the setting above is the least risky one "
-            f"that is known, and it is not confirmed. {lower_rates(choice.pick)}."
+            f"Nothing held in the confirmation ({_why_final(choice)}): the setting above is the "
+            f"least risky one that is left, and it is not confirmed. {lower_rates(choice.pick)}."
         )
     if choice.round is not None and choice.round.has_held:
         notes += _better_under_stress(choice.round)
@@ -166,6 +161,13 @@ def notes_on_confirmation(choice: Choice) -> list[str]:
             "allows."
         )
     return notes
+
+
+def _why_final(choice: Choice) -> str:
+    if len(choice.broken) >= MAX_ROUNDS:
+        return f"{MAX_ROUNDS} settings were tried"
+    untried = {c.setting for c in choice.candidates} - {each.setting for each in choice.broken}
+    return "no other setting is farther from the edge" if untried else "no other setting is left"
 
 
 def _better_under_stress(held: Round) -> list[str]:

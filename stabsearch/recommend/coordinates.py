@@ -38,7 +38,8 @@ CLIP_TILT, RANGE_TILT = 0.4, 1.5
 range of another parameter."""
 
 MIN_COEFFICIENTS = 3
-"""Stable trials that must have told what clipping left of their gradients."""
+"""Stable trials, as long as each other, that must have told what clipping left of their
+gradients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,16 +141,20 @@ def _part(axis: Axis, params: Params) -> float:
 def _coefficient_curve(
     records: Sequence[TrialRecord], study: Mapping[str, Any]
 ) -> CoefficientCurve | None:
-    """Through stable trials alone: a diverging network's gradients explode or vanish."""
-    known = [
-        (math.log2(float(threshold)), math.log2(record.clip_coef_mean))
-        for record in records
-        if record.is_stable
-        and record.clip_coef_mean
-        and (threshold := norm_threshold(study, record.params)) is not None
-    ]
-    if len(known) < MIN_COEFFICIENTS:
+    """Through stable trials alone: a diverging network's gradients explode or vanish. Gradients
+    fall in the course of a training, so only trials of the same length compare: the longest ones
+    of which there are enough."""
+    by_share: dict[float, list[tuple[float, float]]] = {}
+    for record in records:
+        threshold = norm_threshold(study, record.params)
+        if record.ending.is_sound and record.clip_coef_mean and threshold is not None:
+            share = record.steps / record.max_train_steps
+            told = (math.log2(float(threshold)), math.log2(record.clip_coef_mean))
+            by_share.setdefault(share, []).append(told)
+    enough = [share for share, told in by_share.items() if len(told) >= MIN_COEFFICIENTS]
+    if not enough:
         return None
+    known = by_share[max(enough)]
     clips = np.array(sorted({clip for clip, _ in known}))
     means = np.array([np.mean([c for at, c in known if at == clip]) for clip in clips])
     counts = np.array([sum(at == clip for at, _ in known) for clip in clips], dtype=np.float64)

@@ -20,18 +20,14 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.coordinates import Coordinates, coordinates_of
-from stabsearch.recommend.edge_process import EdgeProcess, fit_process
+from stabsearch.recommend.edge_process import SAFE as SAFE  # notes has it from here
+from stabsearch.recommend.edge_process import SAFE_LOGIT, EdgeProcess, fit_process
 from stabsearch.recommend.evidence import Evidence, out_of_order
 from stabsearch.recommend.monotone import NUM_SIMULATIONS, is_not_logistic
 from stabsearch.recommend.prior import INTERCEPT_SPREAD, LOG_SLOPE, LOG_SLOPE_SPREAD
 from stabsearch.recommend.quadrature import Weigh, adapted_points, boxed_points, quantiles
 from stabsearch.recommend.space import LEARNING_RATE, Floats, SearchSpace, learning_rate_of
 from stabsearch.records import Edge, EdgeModel, Params, Purpose, TrialRecord
-
-SAFE = 0.05
-"""The share of failing runs at ``Edge.learning_rate_safe``."""
-
-SAFE_LOGIT = math.log(SAFE / (1 - SAFE))
 
 INTERVAL = (0.05, 0.5, 0.95)
 """The ends and the middle of a 90% interval."""

@@ -3,11 +3,14 @@
 It follows the trials wherever they lead, and so it has no slope, and says nothing beyond the rates
 that were tried. The edge of a setting is the next rate above it at which half of the runs fail;
 above one that itself fails so often, or has no rate, it is the first such rate of all. There may
-be none.
+be none. The safe rate is likewise the next one above the setting at which more than 5% fail; where
+they do at the setting itself, it is the last one below it at which they do not. It is sought from
+the edge for a setting that lies beyond that, or has no rate.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +24,11 @@ from stabsearch.records import Edge, EdgeModel, Params, TrialRecord
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process import GaussianProcessClassifier
+
+SAFE = 0.05
+"""The share of failing runs at ``Edge.learning_rate_safe``."""
+
+SAFE_LOGIT = math.log(SAFE / (1 - SAFE))
 
 STEPS_PER_OCTAVE = 16
 
@@ -44,37 +52,42 @@ class EdgeProcess:
 
     def edge(self, params: Params) -> Edge | None:
         """The edge along the learning rate, all other parameters as in ``params``; None if no
-        higher rate that was tried fails so often. An end of an interval that lies beyond those
-        rates is infinite."""
+        higher rate that was tried fails so often. A rate that lies above all that were tried is
+        infinite, and one that lies below them is 0."""
         shift = self.coordinates.log_coefficient(params)
-        octaves = np.linspace(
-            self.lowest, self.highest, int((self.highest - self.lowest) * STEPS_PER_OCTAVE) + 2
-        )
+        own = float(np.log2(learning_rate_of(params))) + shift
+        octaves = self._tried(own)
         mean, spread = self._latent(octaves, params)
-        p = _squashed(mean, spread)
-        own = np.log2(learning_rate_of(params)) + shift
-        if (octaves >= own).any() and p[int(np.argmax(octaves >= own))] < 0.5:
-            above = octaves >= own
-            octaves, mean, spread, p = octaves[above], mean[above], spread[above], p[above]
-
-        if not (p >= 0.5).any():
+        p, reach = _squashed(mean, spread), Z90 * spread
+        start = place = int(np.searchsorted(octaves, own))  # without a rate it is behind them all
+        if place == len(octaves) or p[place] >= 0.5:
+            start, place = 0, int(np.argmax(p >= 0.5))
+        if not (p[start:] >= 0.5).any():
             return None
 
-        def rate(failing: np.ndarray) -> float:
-            return float(2.0 ** (octaves[np.argmax(failing)] - shift)) if failing.any() else np.inf
+        def edge(failing: np.ndarray) -> float:
+            return float(2.0 ** (_next(octaves, failing, start) - shift))
 
-        safe_logit = np.log(0.05 / 0.95)
+        def safe(failing: np.ndarray) -> float:
+            return float(2.0 ** (_nearest(octaves, failing, place) - shift))
+
         return Edge(
-            learning_rate=rate(p >= 0.5),
-            learning_rate_low=rate(mean + Z90 * spread >= 0),
-            learning_rate_high=rate(mean - Z90 * spread >= 0),
-            learning_rate_safe=rate(p > 0.05),
-            learning_rate_safe_low=rate(mean + Z90 * spread >= safe_logit),
-            learning_rate_safe_high=rate(mean - Z90 * spread >= safe_logit),
+            learning_rate=edge(p >= 0.5),
+            learning_rate_low=edge(mean + reach >= 0),
+            learning_rate_high=edge(mean - reach >= 0),
+            learning_rate_safe=safe(p > SAFE),
+            learning_rate_safe_low=safe(mean + reach >= SAFE_LOGIT),
+            learning_rate_safe_high=safe(mean - reach >= SAFE_LOGIT),
             slope=None,
             slope_low=None,
             model=EdgeModel.GAUSSIAN_PROCESS,
         )
+
+    def _tried(self, own: float) -> Floats:
+        """The tried range in octaves, with ``own`` where it is one of them."""
+        count = int((self.highest - self.lowest) * STEPS_PER_OCTAVE) + 2
+        octaves = np.linspace(self.lowest, self.highest, count)
+        return np.union1d(octaves, [own]) if self.lowest < own < self.highest else octaves
 
     def is_known(self, learning_rate: float, params: Params) -> bool:
         """Whether so high a rate was tried."""
@@ -126,6 +139,21 @@ def fit_process(
         out_of_order=out_of_order,
         remarks=remarks,
     )
+
+
+def _next(octaves: Floats, failing: np.ndarray, start: int) -> float:
+    """The first of ``octaves[n]``, from ``start`` on, that is ``failing``; infinite if none is."""
+    found = np.flatnonzero(failing[start:])
+    return float(octaves[start + found[0]]) if len(found) else math.inf
+
+
+def _nearest(octaves: Floats, failing: np.ndarray, place: int) -> float:
+    """The next of ``octaves[n]`` that is ``failing``; if the one at ``place`` is, the last below
+    it that is not, and minus infinity if all are."""
+    if not failing[place]:
+        return _next(octaves, failing, place)
+    found = np.flatnonzero(~failing[:place])
+    return float(octaves[found[-1]]) if len(found) else -math.inf
 
 
 def _squashed(mean: Floats, spread: Floats) -> Floats:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from stabsearch.recommend.asked import asked_of
 from stabsearch.recommend.edge import EdgePosterior, fit_edge
 from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import evidence, is_sound, unstable_trials
 from stabsearch.recommend.space import (
     LEARNING_RATE,
+    MAX_GRAD_NORM,
     Floats,
     SearchSpace,
     learning_rate_of,
@@ -21,7 +24,7 @@ from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
 from stabsearch.records import Edge, Params, ParamValue, Purpose, TrialRecord
 
 MAX_FAILURE_PROBABILITY = 0.10
-"""Inside the stable region, and at the study's margin above the recommended learning rate."""
+"""Inside the stable region, and up to ``safety_octaves`` above the recommended learning rate."""
 
 MARGIN_OCTAVES = 1.0
 """The margin of a study that does not say."""
@@ -31,8 +34,8 @@ PLATEAU_SCORE_RATIO = 1.10
 
 REGION_STEPS_PER_OCTAVE = 16
 
-NUM_RISKS = 9
-"""Rates within the study's margin at which the risk is asked for."""
+RISKS_PER_OCTAVE = 8
+"""Rates above a setting at which its risk is asked for."""
 
 Interval = tuple[float, float]
 
@@ -50,8 +53,9 @@ class Landscape:
     edge: EdgePosterior | EdgeProcess | None
     """None if only one side of the edge was seen, or the learning rate was not searched."""
     octaves: float
-    """The study's margin: how far around a setting its worst score counts, and how far above it
-    few runs may fail."""
+    """The study's margin: how far around a setting its worst score counts."""
+    safety_octaves: float
+    """How far above a setting few runs may fail."""
 
     def is_unstable(self, record: TrialRecord) -> bool:
         """The trial's own verdict, or that of its neighbours: see ``unstable_trials``."""
@@ -96,18 +100,21 @@ class Landscape:
         return self.p_unstable(params, factor=2.0**self.octaves)
 
     def risk(self, params: Params) -> float:
-        """The highest P(unstable) from the setting's learning rate to the study's margin above it;
+        """The highest P(unstable) from the setting's learning rate to ``safety_octaves`` above it;
         0 without an edge. Beyond the rates that were tried the last of them counts, where nothing
         says what follows."""
         if self.edge is None:
             return 0.0
-        rates = learning_rate_of(params) * 2.0 ** np.linspace(0.0, self.octaves, NUM_RISKS)
+        steps = math.ceil(RISKS_PER_OCTAVE * self.safety_octaves)
+        octaves = np.linspace(0.0, self.safety_octaves, steps + 1)
+        rates = learning_rate_of(params) * 2.0**octaves
         return float(self.edge.probability(rates, params).max())
 
     def margin(self, params: Params) -> float | None:
-        """Octaves from the setting up to where 5% of runs fail; None without an edge."""
+        """Octaves from the setting up to where 5% of runs fail, negative if that is lower; None
+        without an edge, and where as many fail at every tried rate below the setting."""
         edge = self.edge_at(params)
-        if edge is None:
+        if edge is None or edge.learning_rate_safe == 0:
             return None
         return float(np.log2(edge.learning_rate_safe / learning_rate_of(params)))
 
@@ -117,6 +124,20 @@ class Landscape:
         if not isinstance(self.edge, EdgePosterior):
             return own
         return own - float(self.edge.weights @ self.edge.half(params))
+
+    def is_as_near(self, params: Params, other: Params) -> bool:
+        """Whether a setting is at least as near to the edge as another one.
+
+        Without a logistic edge that is so if neither its learning rate is lower nor its clip
+        tighter; nothing says how the one makes up for the other.
+        """
+        if isinstance(self.edge, EdgePosterior):
+            return self.height(params) >= self.height(other)
+        searched = [self.space.axis(name) for name in (LEARNING_RATE, MAX_GRAD_NORM)]
+        axes = [axis for axis in searched if axis is not None]
+        return bool(axes) and all(
+            axis.position(params[axis.name]) >= axis.position(other[axis.name]) for axis in axes
+        )
 
     @property
     def sound(self) -> list[TrialRecord]:
@@ -189,6 +210,13 @@ def margin_octaves(study: Mapping[str, Any]) -> float:
     return float(study.get("margin_octaves") or MARGIN_OCTAVES)
 
 
+def safety_octaves(study: Mapping[str, Any]) -> float:
+    """How far above a setting few runs may fail: the study's margin, or as far as its stress test
+    goes. A setting that is likely to fail there is not worth a round of confirmation."""
+    asked = asked_of(study)
+    return max(margin_octaves(study), asked.stress_octaves if asked else 0.0)
+
+
 def _landscape(
     space: SearchSpace,
     records: Sequence[TrialRecord],
@@ -206,6 +234,7 @@ def _landscape(
         surface=fit_surface(space, records, dead, unstable) if dead else None,
         edge=fit_edge(records, told, space, study),
         octaves=margin_octaves(study),
+        safety_octaves=safety_octaves(study),
     )
 
 

@@ -11,21 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stabsearch.recommend.asked import Asked
 from stabsearch.recommend.candidates import OWN_PURPOSES
+from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.space import LEARNING_RATE, field_value
 from stabsearch.records import Outcome, Params, Purpose, StoppedBy, TrialRecord
 
 MAX_ROUNDS = 3
 """A third setting that does not hold says more about the study than about the setting."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a study asks of a confirmation."""
-
-    num_seeds: int
-    stress_octaves: float
-    """0: no stress test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +64,11 @@ class Round:
 
     @property
     def num_stress_stable(self) -> int:
-        """A stress trial may be poor, as one is at twice its best rate. It may not be unstable."""
-        return sum(not self._is_unstable(trial) for trial in self.counted_stress)
+        """A stress trial may be poor, as one is at twice its best rate. It may not be unstable,
+        nor never have learned: the setting did at the lower rate."""
+        return sum(
+            not (self._is_unstable(trial) or never_learned(trial)) for trial in self.counted_stress
+        )
 
     @property
     def is_broken(self) -> bool:
@@ -81,6 +77,13 @@ class Round:
             self.counted_stress
         )
         return self.is_planned_out and not is_clean
+
+    @property
+    def is_beyond_edge(self) -> bool:
+        """Whether it is broken because runs failed, and not for what a stable one was poor at."""
+        has_failed = any(self._is_unstable(trial) for trial in self.counted_own)
+        is_clean = self.num_stress_stable == len(self.counted_stress)
+        return self.is_broken and (has_failed or not is_clean)
 
     @property
     def has_held(self) -> bool:
@@ -94,18 +97,6 @@ class Round:
         """Trained to the end, or stopped by the gate for what it did: the others tell nothing."""
         is_gated = trial.outcome is not Outcome.FAILED and trial.stopped_by is StoppedBy.GATE
         return trial.outcome is Outcome.COMPLETED or is_gated or self._is_unstable(trial)
-
-
-def asked_of(study: Mapping[str, Any]) -> Asked | None:
-    """None where the study asks for no confirmation."""
-    confirm: Mapping[str, Any] | None = study.get("confirm")
-    if not confirm:
-        return None
-    octaves = confirm.get("stress_octaves")
-    return Asked(
-        num_seeds=int(confirm.get("seeds") or 5),
-        stress_octaves=1.0 if octaves is None else float(octaves),
-    )
 
 
 def stress_params(params: Params, study: Mapping[str, Any], asked: Asked) -> Params:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stabsearch.recommend.evidence import never_learned
 from stabsearch.recommend.processes import fitted
 from stabsearch.recommend.space import LEARNING_RATE, Axis, Floats, SearchSpace
 from stabsearch.records import Outcome, StoppedBy, Symptom, TrialRecord
@@ -74,14 +75,16 @@ def fit_surface(
     unstable: frozenset[str],
     like: Surface | None = None,
 ) -> Surface | None:
-    """The surface through the usable ones of ``records``; None if they are too few."""
+    """The surface through the usable ones of ``records``; None if too few of them have learned."""
     scores_of = (
         surface_score(r, constant_score, is_unstable=r.trial_id in unstable) for r in records
     )
     known = [(r, s) for r, s in zip(records, scores_of, strict=True) if s is not None]
     points = space.points([record.params for record, _ in known])
-    is_measured = np.array([record.trial_id not in unstable for record, _ in known], dtype=bool)
-    if not space.axes or len(np.unique(points[is_measured], axis=0)) < MIN_TRIALS:
+    is_alive = np.array(
+        [r.trial_id not in unstable and not never_learned(r) for r, _ in known], dtype=bool
+    )
+    if not space.axes or len(np.unique(points[is_alive], axis=0)) < MIN_TRIALS:
         return None
     scores = np.array([score for _, score in known], dtype=np.float64)
     return Surface(space.axes, points, scores, constant_score, like)

@@ -40,6 +40,8 @@ FADING = 4.0
 LEAST_WEIGHT = 1e-6
 """With less a trial would be missing, and three are needed for a parabola."""
 
+BEYOND = 1.0
+"""Octaves above the highest rate that can be tried at which the best score may be suspected."""
 SAME_RATE = 0.06
 """Octaves: closer rates are one, to a parabola."""
 ENOUGH_RATES = 3
@@ -78,17 +80,21 @@ class EarlyTrial:
 
 
 def best_rate(
-    trials: Sequence[EarlyTrial], expected: Expected, late: Sequence[EarlyTrial] = ()
+    trials: Sequence[EarlyTrial],
+    expected: Expected,
+    late: Sequence[EarlyTrial] = (),
+    end: float | None = None,
 ) -> float:
     """log2 of the rate whose worst score within an octave will be lowest.
 
     ``trials`` as they looked early, not empty; ``late`` those that trained longer, as they looked
-    later: they count when three rates of them are known.
+    later: they count when three rates of them are known. ``end``: see ``best_score_rate``.
     """
-    best = best_score_rate(trials)
+    best = best_score_rate(trials, end)
     pulls = [(SCORE_ERROR**-2, expected.offset), *_pull_of_gauge(trials, best, expected)]
     if num_rates(late) >= ENOUGH_RATES:
-        pulls.append((LATE_ERROR**-2, best_score_rate(late) + expected.late_offset - best))
+        later = best_score_rate(late, end) + expected.late_offset
+        pulls.append((LATE_ERROR**-2, later - best))
     return best + sum(weight * x for weight, x in pulls) / sum(weight for weight, _ in pulls)
 
 
@@ -113,10 +119,13 @@ def _pull_of_gauge(
     return [((slope / GAUGE_ERROR) ** 2, (expected.reading - at_best) / slope)]
 
 
-def best_score_rate(trials: Sequence[EarlyTrial]) -> float:
+def best_score_rate(trials: Sequence[EarlyTrial], end: float | None = None) -> float:
     """log2 of the rate with the best score: the vertex of a parabola through the logarithms,
-    because neighbours differ by less than seeds do."""
-    return _parabola(trials)[0]
+    because neighbours differ by less than seeds do. It lies among the rates of ``trials``, or up
+    to BEYOND above them where they reach ``end``, the highest rate that can be tried, and none
+    failed: scores that still fall there say that it lies above."""
+    is_at_end = end is not None and max(trial.rate for trial in trials) >= end - SAME_RATE
+    return _parabola(trials, BEYOND if is_at_end else 0.0)[0]
 
 
 def sharpness(trials: Sequence[EarlyTrial]) -> float:
@@ -125,17 +134,19 @@ def sharpness(trials: Sequence[EarlyTrial]) -> float:
     return _parabola(trials)[1] if trials else 0.0
 
 
-def _parabola(trials: Sequence[EarlyTrial]) -> tuple[float, float]:
-    """Its vertex, within the rates of ``trials``, and its curvature."""
+def _parabola(trials: Sequence[EarlyTrial], beyond: float = 0.0) -> tuple[float, float]:
+    """Its vertex, among the rates of ``trials`` or so far above them, and its curvature."""
     lowest = min(trials, key=lambda trial: trial.score).rate
     rates = np.array([trial.rate - lowest for trial in trials])
+    is_falling = num_rates(trials) > 1 and rates.max() <= 0
+    unbent = lowest + beyond * is_falling, 0.0
     if num_rates(trials) < ENOUGH_RATES:
-        return lowest, 0.0
+        return unbent
     logs = np.log([trial.score for trial in trials])
     curvature, slope, _ = np.polyfit(rates, logs, 2, w=np.sqrt(_weights(trials)))
     if curvature <= NO_CURVATURE:
-        return lowest, 0.0
-    vertex = float(np.clip(-slope / (2 * curvature), rates.min(), rates.max()))
+        return unbent
+    vertex = float(np.clip(-slope / (2 * curvature), rates.min(), rates.max() + beyond))
     return lowest + vertex, float(curvature)
 
 

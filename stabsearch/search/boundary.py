@@ -20,7 +20,7 @@ rate held:
 
 The main line clips at about twice the typical gradient norm: a guard that leaves most steps alone.
 With ``stop_when`` that is all; a setting that does not hold in its confirmation sends the search
-down to a lower one. Without it, other clips and other searched parameters follow, each
+down to a lower one. Without it, other clips and other searched parameters follow, by turns, each
 from the edge that is known already, and then proposals alternate between the surface's robust
 optimum (Bogunovic et al. 2018) and the edge: the point whose probability of failure is nearest to
 one half, as STRADDLE (Bryan et al. 2005) has it without its term for the model's own doubt.
@@ -28,6 +28,7 @@ one half, as STRADDLE (Bryan et al. 2005) has it without its term for the model'
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -55,6 +56,7 @@ from stabsearch.search.lines import (
     is_near,
     is_on_line,
     rate_of,
+    without,
 )
 from stabsearch.search.strategy import Length, Pause, Proposal, at_share, trial_end
 from stabsearch.spec import Choice, Domain, StudySpec
@@ -64,7 +66,9 @@ DEFAULT_PRECISION = 0.25
 DECIDING_PRECISION = 0.7
 """The same at least, where the edge decides how high the answer may be."""
 SIDE_PRECISION = 0.5
-"""The same on lines other than the main one."""
+"""The same on lines other than the main one, and there too as long as others need trials."""
+MAX_SIDE_TRIALS = 6
+"""Trials of such a line: where failure is noisy no number of them makes its edge precise."""
 
 GUARD_NORMS = 2.0
 """The main line clips at this many typical gradient norms."""
@@ -73,7 +77,7 @@ USUAL_CLIP = 1.0
 
 FIRST_SHARES = (0.5, 0.75, 0.25, 0.875)
 """Where, of the way through the range of rates, trials start before anything is known."""
-LATER_SHARES = (0.125, 0.0)
+LATER_SHARES = (1.0, 0.125, 0.0)
 """Where else, if none of those learned."""
 KILLED_WITHIN = 2.0
 """Octaves below a failure in which a rate that never learned was rather killed by its own, too,
@@ -151,24 +155,32 @@ class Boundary:
         view = View(self._study, records, under_way)
         if number >= self._spec.trials:
             return self._with_what_there_is(view)
-        is_waiting = False
-        for others in self._main_lines(view):
-            step = self._on_main_line(view, others)
-            if isinstance(step, Proposal):
-                return step
-            is_waiting |= step is Pause.WAIT
         if self._spec.stop_when is not None:
-            return Pause.WAIT if is_waiting else Pause.DONE
+            return self._on_main_lines(view, self._precision)
+        step = self._on_main_lines(view, SIDE_PRECISION)
+        if isinstance(step, Proposal):
+            return step
         for others in self._side_lines(view):
             if proposal := self._on_side_line(view, others):
                 return proposal
-        return self._free(view, number)
+        step = self._on_main_lines(view, self._precision)
+        return step if isinstance(step, Proposal) else self._free(view, number)
+
+    def _on_main_lines(self, view: View, precision: float) -> Proposal | Pause:
+        """They take turns, the least tried first: a study may end before all have their answer."""
+        is_waiting = False
+        for others in view.least_tried_first(self._main_lines(view), but={MAX_GRAD_NORM}):
+            step = self._on_main_line(view, others, precision)
+            if isinstance(step, Proposal):
+                return step
+            is_waiting |= step is Pause.WAIT
+        return Pause.WAIT if is_waiting else Pause.DONE
 
     def _with_what_there_is(self, view: View) -> Proposal | Pause:
         """No setting may be added. Where none was trained to its end, a short trial goes on to
         it: without one there is no answer."""
         is_waiting = False
-        for others in self._main_lines(view):
+        for others in view.least_tried_first(self._main_lines(view), but={MAX_GRAD_NORM}):
             line = self._line(view, others)
             seen = line.seen
             is_waiting |= seen.is_under_way
@@ -176,6 +188,8 @@ class Boundary:
                 continue
             highest = line.limit if line.best is None else min(line.best, line.limit)
             able = [r for r in seen.extendable if is_on_line(r.params, others)]
+            # What is a guard may be known better by now than when they started.
+            able = able or view.extendable(without(others, {MAX_GRAD_NORM}))
             fitting = [r for r in able if rate_of(r.params) <= highest + SNAP]
             if able:
                 nearest = _nearest(fitting or able, highest)
@@ -185,14 +199,14 @@ class Boundary:
     # --- lines ------------------------------------------------------------------------------
 
     def _main_lines(self, view: View) -> Iterator[Params]:
-        """One for every combination of words to choose from; numbers in their middle."""
+        """One for every combination of words to choose from; numbers as the trainer has them."""
         words = {
             name: domain.choice
             for name, domain in self._domains.items()
             if isinstance(domain, Choice) and view.space.axis(name) is None
         }
         numbers = {
-            name: _middle(domain)
+            name: self._usual(name, domain)
             for name, domain in self._domains.items()
             if name not in words and name not in (LEARNING_RATE, MAX_GRAD_NORM)
         }
@@ -202,15 +216,29 @@ class Boundary:
                 others[MAX_GRAD_NORM] = self._guard(view, others)
             yield {name: others[name] for name in self._domains if name != LEARNING_RATE}
 
-    def _side_lines(self, view: View) -> Iterator[Params]:
-        """The first main line with one other number at one of its ends."""
-        main = next(self._main_lines(view))
-        for name, domain in self._domains.items():
-            if name == LEARNING_RATE or view.space.axis(name) is None:
-                continue
-            for value in _extremes(domain):
-                if not is_near(name, value, main[name]):
-                    yield main | {name: value}
+    def _side_lines(self, view: View) -> Sequence[Params]:
+        """The best main line with one other number at one of its ends, the least tried first."""
+        main = view.best_of(self._main_lines(view))
+        return view.least_tried_first(
+            main | {name: value}
+            for name, domain in self._domains.items()
+            if name != LEARNING_RATE and view.space.axis(name) is not None
+            for value in _extremes(domain)
+            if not is_near(name, value, main[name])
+        )
+
+    def _usual(self, name: str, domain: Domain) -> ParamValue:
+        """The trainer's own value, which its users know; the middle where that is not searched."""
+        value = functools.reduce(
+            lambda part, key: part.get(key) if isinstance(part, Mapping) else None,
+            name.split("."),
+            self._study["trainer"],
+        )
+        if isinstance(domain, Choice):
+            return value if value in domain.choice else _middle(domain)
+        low, high = _ends(domain)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return value if is_number and low <= value <= high else _middle(domain)
 
     def _guard(self, view: View, others: Params) -> ParamValue:
         """The clip of a main line: near twice the typical gradient norm of stable trials."""
@@ -242,17 +270,16 @@ class Boundary:
             timing=timing,
             seen=seen,
             edge=edge,
-            best=timing.best(seen),
+            best=timing.best(seen, self._high),
             limit=min(safe, self._high),
         )
 
-    def _on_main_line(self, view: View, others: Params) -> Proposal | Pause:
-        """DONE when the line has its answer."""
+    def _on_main_line(self, view: View, others: Params, precision: float) -> Proposal | Pause:
+        """DONE when the line has its answer, and its edge is as precise."""
         line = self._line(view, others)
         seen, asking = line.seen, line.timing.asking(line.seen)
         if seen.is_blank:
             return self._first(line)
-        precision = self._precision
         if line.is_limited:
             precision = min(precision, DECIDING_PRECISION)
         has_failed_late = line.timing.has_short and bool(seen.full_unstable)
@@ -276,7 +303,7 @@ class Boundary:
     def _on_side_line(self, view: View, others: Params) -> Proposal | None:
         """Short trials around the edge that other lines suggest; None when there is no need."""
         line = self._line(view, others)
-        if line.edge.middle is None:
+        if line.edge.middle is None or len(line.seen.tried) >= MAX_SIDE_TRIALS:
             return None
         seen, asking = line.seen, line.timing.asking(line.seen)
         if seen.is_blank:
@@ -416,9 +443,8 @@ class Boundary:
             return None
         if line.is_limited and not is_edge_known:
             return None
-        too_high = [rate for rate in seen.full_tried if rate not in seen.timid]
-        if has_short and seen.full_tried and not seen.has_stable_full:  # lower ones may end well
-            wishes = [min(too_high) - STEP_DOWN] if too_high else []
+        if has_short and seen.full_tried and not seen.has_stable_full:
+            wishes = _elsewhere(seen, line.limit)
         elif has_short and seen.full_unstable and not seen.is_held:
             wishes = []
         elif line.best is None:
@@ -426,7 +452,8 @@ class Boundary:
         else:
             wishes = [min(line.best, line.limit)]
         taken = (*seen.full_tried, *seen.full_under_way)
-        rates = (self._beside(max(wish, self._low), seen.failed) for wish in wishes)
+        wishes = [max(wish, self._low, _learns_from(seen, line.limit)) for wish in wishes]
+        rates = (self._beside(wish, seen.failed) for wish in wishes)
         # One that did not hold sends the next as far down as its stress test was above it.
         stress = self._spec.confirm.stress_octaves if self._spec.confirm else 0.0
         apart = min(ANSWERED, 0.9 * (stress or STEP_DOWN)) if seen.is_held else ANSWERED
@@ -556,6 +583,22 @@ def _given_up(seen: Seen) -> Iterator[float]:
             yield rate
 
 
+def _learns_from(seen: Seen, limit: float) -> float:
+    """Below this, and as long as the limit allows more, a trial would end as it began."""
+    lowest = max((rate for rate in seen.timid if rate < limit), default=-math.inf)
+    return min(lowest + APART, limit)
+
+
+def _elsewhere(seen: Seen, limit: float) -> Sequence[float]:
+    """Where the next full trial goes when none was stable: lower, or, where none of them learned,
+    higher."""
+    too_high = [rate for rate in seen.full_tried if rate not in seen.timid]
+    if too_high:
+        return [min(too_high) - STEP_DOWN]
+    highest = max(seen.full_tried)
+    return [min(highest + STEP_DOWN, limit)] if highest < limit else []
+
+
 def _is_best_asked(line: Line, *, but_later: bool = False) -> bool:
     """Whether a trial is under way that may move the best rate; ``but_later``: those that go on
     until later aside."""
@@ -602,8 +645,7 @@ def _robust(landscape: Landscape, settings: Sequence[Params]) -> Params:
 
 
 def _is_safe(landscape: Landscape, params: Params) -> bool:
-    p = landscape.p_unstable(params, factor=2.0**landscape.octaves)
-    return p is None or p <= MAX_FAILURE_PROBABILITY
+    return landscape.risk(params) <= MAX_FAILURE_PROBABILITY
 
 
 # --- domains ------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from stabsearch.recommend.choice import choice_of
-from stabsearch.recommend.evidence import has_begun, never_learned
+from stabsearch.recommend.evidence import has_begun, is_sound, never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape, landscapes_of
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -75,14 +75,18 @@ class Timing:
         """Of the trials that ask where the best rate and the edge are."""
         return Purpose.PROBE if self.has_short else Purpose.SEARCH
 
-    def best(self, seen: Seen) -> float | None:
-        """The best rate, the edge aside; None where nothing says it."""
+    def best(self, seen: Seen, high: float) -> float | None:
+        """The best rate, the edge aside, at most the end of the range; None where nothing says
+        it."""
         brief, early = seen.looks[Length.BRIEF], seen.looks[Length.READABLE]
+        end = None if seen.unstable else high
         if num_rates(early) >= min(FEWEST_READ, max(1, num_rates(brief))):
             is_later = self.steps[Length.LATE] > self.steps[Length.READABLE]
             late = seen.looks[Length.LATE] if is_later else ()
-            return best_rate(early, self.expected, late)
-        return best_score_rate(brief) + self.expected.offset if brief else None
+            return min(best_rate(early, self.expected, late, end), high)
+        if not brief:
+            return None
+        return min(best_score_rate(brief, end) + self.expected.offset, high)
 
     def sharpness(self, seen: Seen) -> float:
         """How fast scores rise beside the best rate, as late as short trials tell."""
@@ -174,6 +178,7 @@ class View:
         under_way: Sequence[Proposal],
     ) -> None:
         self._study = study
+        self._all = records
         self._records = [r for r in records if r.outcome is not Outcome.FAILED]
         self._failed = [r for r in records if r.outcome is Outcome.FAILED]
         self._under_way = under_way
@@ -195,6 +200,31 @@ class View:
         return next(
             (e for e in self._plain if e.space.category(e.records[0].params) == category), None
         )
+
+    def least_tried_first(
+        self, lines: Iterable[Params], but: Collection[str] = ()
+    ) -> list[Params]:
+        """In their order where they had as many trials, those under way included; whatever these
+        had for what ``but`` names."""
+        tried = [r.params for r in self._all if r.purpose.is_search]
+        tried += [p.params for p in self._under_way if p.params and p.goes_on is None]
+
+        def num_tried(others: Params) -> int:
+            return sum(is_on_line(params, without(others, but)) for params in tried)
+
+        return sorted(lines, key=num_tried)
+
+    def best_of(self, lines: Iterable[Params]) -> Params:
+        """The line whose trials of the whole budget have the best score, whatever their clip; the
+        first without any."""
+
+        def score(others: Params) -> float:
+            alike = without(others, {MAX_GRAD_NORM})
+            here = (r for r in self._records if is_on_line(r.params, alike))
+            scores = (r.score for r in here if r.purpose is Purpose.SEARCH and r.is_stable)
+            return min((score for score in scores if score is not None), default=math.inf)
+
+        return min(lines, key=score)
 
     def typical_norm(self, others: Params, timing: Timing) -> float | None:
         """The median gradient norm of a whole training where the rate is best, as far as is known:
@@ -234,7 +264,7 @@ class View:
                 length: _unread(stable, looks[length], timing.purpose, timing.steps[length])
                 for length in SHORT
             },
-            extendable=self._extendable(others),
+            extendable=tuple(self.extendable(self._alike(others))),
             has_stable_full=any(
                 all(r.is_stable for r in full if r.setting == setting)
                 for setting in {r.setting for r in full}
@@ -284,12 +314,11 @@ class View:
 
     def _alike(self, others: Params) -> Params:
         """What of a line decides where its best rate is."""
-        is_clip_of_no_effect = not steps_with_gradient(self._study, others)
-        return {
-            name: value
-            for name, value in others.items()
-            if not (name == MAX_GRAD_NORM and is_clip_of_no_effect)
-        }
+        return (
+            others
+            if steps_with_gradient(self._study, others)
+            else without(others, {MAX_GRAD_NORM})
+        )
 
     def _looks(self, timing: Timing, length: Length) -> list[tuple[TrialRecord, Look]]:
         """The stable trials that came so far, each as it was then: of one length, so that their
@@ -300,18 +329,23 @@ class View:
             return [(r, _last_look(r)) for r in stable if r.steps >= step]
         return [(r, look) for r in stable for look in r.looks if look.step == step]
 
-    def _extendable(self, others: Params) -> tuple[TrialRecord, ...]:
+    def extendable(self, others: Params) -> list[TrialRecord]:
+        """Short trials with these parameters that can go on, a record for each setting."""
         by_setting: dict[int, list[TrialRecord]] = {}
         for record in self._records:
-            if is_on_line(record.params, self._alike(others)):
+            if is_on_line(record.params, others):
                 by_setting.setdefault(record.setting, []).append(record)
         busy = {p.goes_on for p in self._under_way} | {r.setting for r in self._failed}
-        return tuple(
+        return [
             them[0]
             for setting, them in by_setting.items()
             if setting not in busy
-            and all(r.stopped_by is StoppedBy.PROBE and self._is_stable(r) for r in them)
-        )
+            and all(r.stopped_by is StoppedBy.PROBE and self._is_promising(r) for r in them)
+        ]
+
+    def _is_promising(self, record: TrialRecord) -> bool:
+        """Whether it can still be called stable in the end: a finding stays with its trial."""
+        return self._is_stable(record) and is_sound(record)
 
     def _is_stable(self, record: TrialRecord) -> bool:
         """So far: neither beyond the edge, nor one that never learned."""
@@ -327,9 +361,10 @@ class View:
     @functools.cached_property
     def _broken(self) -> list[Params]:
         """The settings that did not hold; found once, because it takes a fit."""
-        if all(record.purpose.is_search for record in self._records):
+        if all(record.purpose.is_search for record in self._all):
             return []
-        choice = choice_of(self._records, self._study, with_surface=False)
+        # With those that the machine lost: they have ended, too, and a round goes on without them.
+        choice = choice_of(self._all, self._study, with_surface=False)
         return [each.params for each in choice.broken]
 
     def is_new(self, params: Params, space: SearchSpace) -> bool:
@@ -397,7 +432,7 @@ class LineEdge:
         self._some = some
         landscape = view.landscape(some)
         self._edge = landscape.edge if landscape else None
-        self._seen_top = seen.top
+        self._seen = seen
         self.middle: float | None = None
         self.half_width: float | None = None
         if landscape and (edge := landscape.edge_at(some)):
@@ -411,16 +446,19 @@ class LineEdge:
         nowhere, the highest one below stable trials with hardly more risk than any. Without an
         edge, the highest that was stable."""
         if self._edge is None or self.middle is None:
-            return self._seen_top
+            return self._seen.top
         rates = self.middle - np.arange(-2.0, 12.0, 1 / 16)
         risks = self._edge.probability(2.0 ** (rates + octaves), self._some)
         accepted = MAX_FAILURE_PROBABILITY * RESERVE
-        ceiling = math.inf
-        if risks.min() > accepted:
-            accepted = LEAST_RISK * float(risks.min())
-            ceiling = min(self.middle, self._seen_top)
-        fitting = rates[(rates <= ceiling) & (risks <= accepted)]
-        return float(fitting.max(initial=rates.min()))
+        if risks.min() <= accepted:
+            return float(rates[risks <= accepted].max())
+        # Not below what was tried: there it is only unknown, and no safer.
+        lowest = min(self._seen.stable, default=-math.inf)
+        is_tried = (rates >= lowest) & (rates <= min(self.middle, self._seen.top))
+        if not is_tried.any():
+            return min(lowest, min(self._seen.unstable, default=self.middle) - octaves)
+        rates, risks = rates[is_tried], risks[is_tried]
+        return float(rates[risks <= LEAST_RISK * risks.min()].max())
 
 
 def rate_of(params: Params) -> float:
@@ -429,6 +467,10 @@ def rate_of(params: Params) -> float:
 
 def is_on_line(params: Params, others: Params) -> bool:
     return all(is_near(name, params.get(name), value) for name, value in others.items())
+
+
+def without(params: Params, names: Collection[str]) -> Params:
+    return {name: value for name, value in params.items() if name not in names}
 
 
 def is_near(name: str, one: ParamValue, other: ParamValue) -> bool:

@@ -24,6 +24,7 @@ from stabsearch.records import (
     Action,
     Decision,
     Outcome,
+    Purpose,
     Report,
     Severity,
     StoppedBy,
@@ -92,10 +93,20 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
     The first of the reasons that holds is the one that is recorded, in this order.
     """
 
-    def __init__(self, spec: SchedulerSpec, max_train_steps: int, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        spec: SchedulerSpec,
+        max_train_steps: int,
+        ledger: Ledger,
+        *,
+        spares_whole: bool = False,
+    ) -> None:
         super().__init__()
         self.ledger = ledger
         self._spec = spec
+        self._spares_whole = spares_whole
+        """Trials of the whole budget are few, and each is to be an answer: as in a boundary
+        search, where one that ranks behind short ones would leave the study without any."""
         self._inner_name = spec.inner
         self._ended_at: dict[str, float] = {}
         """Trials that have their outcome and still hold their worker; monotonic time."""
@@ -196,11 +207,13 @@ class StabilityGate(FIFOScheduler):  # type: ignore[misc]
         trial = self.ledger.live(trial_id)
         for_good = self._by_verdict(verdicts) or _by_budget(facts, report)
         answered = _by_purpose(trial, report)
-        if decision := for_good or (not answered and self._by_gauge(trial, facts, report)):
+        is_spared = self._spares_whole and trial.purpose is Purpose.SEARCH
+        is_gauged = not (answered or is_spared)
+        if decision := for_good or (is_gauged and self._by_gauge(trial, facts, report)):
             return decision
-        # A short trial's last score is shown, too: if it goes on, the inner one has seen them all.
+        # The score is shown in any case: the inner one has seen them all if a short trial goes on.
         ranked = self._rank(tune_controller, trial_id, facts, report)
-        return answered or ranked
+        return answered or (CONTINUE if is_spared else ranked)
 
     def _by_verdict(self, verdicts: tuple[Verdict, ...]) -> Decision | None:
         prune = next((v for v in verdicts if v.severity is Severity.PRUNE), None)

@@ -256,7 +256,12 @@ def _search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Ray logs a page for every lost worker; the trial's attempts and its outcome say it in words.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    gate = StabilityGate(spec.scheduler, spec.longest_trial, ledger)
+    gate = StabilityGate(
+        spec.scheduler,
+        spec.longest_trial,
+        ledger,
+        spares_whole=spec.searcher.name == "boundary",
+    )
     searcher = SettingSearcher(
         spec,
         ledger,

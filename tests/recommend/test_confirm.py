@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import pytest
 
+from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.confirm import (
     PlannedTrial,
     planned_trials,
     seeds_bound,
     stress_bound,
 )
+from stabsearch.recommend.landscape import safety_octaves
 from stabsearch.recommend.pick import edge_precision, recommend_from
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom
 from tests import synthetic_study as synthetic
@@ -55,6 +57,26 @@ def ended(planned, *, unstable=(), **changes):
 
 
 ALL_STRESS = {(Purpose.STRESS, seed) for seed in range(3)}
+DEAD = {
+    "outcome": Outcome.STOPPED,
+    "stopped_by": StoppedBy.GATE,
+    "severity": Severity.PRUNE,
+    "symptom": str(Symptom.NOT_LEARNING),
+}
+"""Changes that make a record one of a network that was dead from its first step."""
+
+CLIP_ONLY = STUDY | {
+    "space": {"max_grad_norm": synthetic.SPACE["max_grad_norm"]},
+    "trainer": {"clipping": "global_norm", "learning_rate": 0.01},
+}
+
+
+def clips_searched():
+    """Stable settings 0 to 4, from the loosest clip, which has the best score, to the tightest."""
+    return [
+        synthetic.record(n, params={"max_grad_norm": clip}, score=1 + n / 10)
+        for n, clip in enumerate([90.0, 50.0, 10.0, 1.0, 0.1])
+    ]
 
 
 # --- the plan ---------------------------------------------------------------------------------
@@ -75,6 +97,35 @@ def test_a_round_is_the_missing_seeds_and_the_stress_test():
         PlannedTrial(setting=10, seed=seed, params=stress, purpose=Purpose.STRESS)
         for seed in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("confirm", "expected"),
+    [
+        (None, 0.5),
+        ({"seeds": 3, "stress_octaves": 0}, 0.5),
+        ({"seeds": 3, "stress_octaves": 0.25}, 0.5),
+        ({"seeds": 3}, 1.0),
+        ({"seeds": 3, "stress_octaves": 3.5}, 3.5),
+    ],
+)
+def test_few_runs_may_fail_up_to_the_stress_test_if_that_is_further_than_the_margin(
+    confirm, expected
+):
+    assert safety_octaves({"margin_octaves": 0.5, "confirm": confirm}) == expected
+
+
+@pytest.mark.parametrize("octaves", [1.0, 2.0, 3.0])
+def test_a_setting_that_is_expected_to_fail_its_stress_test_is_not_given_one(octaves):
+    study = STUDY | {"confirm": {"seeds": 3, "stress_octaves": octaves}}
+
+    planned = planned_trials(searched(), study)
+
+    (landscape,) = choice_of(searched(), study).landscapes.values()
+    assert landscape.octaves == 1.0
+    assert landscape.p_unstable(planned[-1].params) <= 0.1
+    next_higher = planned[0].params | {"learning_rate": 2 * planned[0].params["learning_rate"]}
+    assert landscape.p_unstable(next_higher, factor=2.0**octaves) > 0.1
 
 
 def test_the_plan_is_the_same_until_one_of_its_trials_has_ended_and_shrinks_then():
@@ -265,13 +316,7 @@ def test_a_stress_trial_that_is_poor_and_not_unstable_does_not_count_against_the
 def test_a_stress_trial_that_never_learned_was_killed_by_its_rate():
     records = searched()
     planned = planned_trials(records, STUDY)
-    dead = {
-        "outcome": Outcome.STOPPED,
-        "stopped_by": StoppedBy.GATE,
-        "severity": Severity.PRUNE,
-        "symptom": str(Symptom.NOT_LEARNING),
-    }
-    trials = [replace(r, **dead) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
+    trials = [replace(r, **DEAD) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
 
     answer = recommend_from([*records, *trials], STUDY)
 
@@ -279,22 +324,162 @@ def test_a_stress_trial_that_never_learned_was_killed_by_its_rate():
 
 
 def test_after_three_rounds_the_least_risky_is_kept_and_nothing_more_is_planned():
-    records = searched()
+    records = [*searched(), *lower_ones()]
     rounds = []
     while planned := planned_trials(records, STUDY):
-        rounds.append({plan.setting for plan in planned})
+        rounds.append(planned)
         records += ended(planned, unstable=ALL_STRESS)
 
     answer = recommend_from(records, STUDY)
 
     assert len(rounds) == 3
-    assert [sorted(r)[-1] for r in rounds] == [10, 11, 12]  # stress settings: the next free ones
-    tried = [min(r) for r in rounds]
-    assert tried[0] > max(tried[1:])  # further down, by the new evidence
-    assert answer.params is not None
+    assert [each[-1].setting for each in rounds] == [14, 15, 16]  # the next free ones
+    tried = [each[0].params["learning_rate"] for each in rounds]
+    assert tried == sorted(tried, reverse=True)  # further down, by the new evidence
+    assert answer.params["learning_rate"] <= tried[-1]
     assert not answer.confirmation.has_held
     assert len(answer.confirmation.moved_from) >= 2
-    assert any("Nothing held" in note for note in answer.notes)
+    assert any("Nothing held in the confirmation (3 settings" in note for note in answer.notes)
+
+
+def lower_ones():
+    """Stable settings below the others, each an octave lower, with scores that are worse."""
+    return [
+        synthetic.record(10 + n, learning_rate=LADDER[0] / 2 ** (n + 1), score=1.1 + 0.1 * n)
+        for n in range(4)
+    ]
+
+
+def lowest_best():
+    """The best score at the lowest rate, which is recommended."""
+    return [replace(r, score=r.score and 1.0 + 0.2 * r.setting) for r in searched()]
+
+
+@pytest.mark.parametrize("unstable", [{(Purpose.STRESS, 1)}, {(Purpose.CONFIRM, 1)}, ALL_STRESS])
+def test_the_recommendation_does_not_move_up_from_a_setting_that_failed(unstable):
+    records = lowest_best()
+    planned = planned_trials(records, STUDY)
+    records += ended(planned, unstable=unstable)
+
+    answer = recommend_from(records, STUDY)
+
+    assert {c.setting for c in choice_of(records, STUDY).candidates} >= {1, 2, 3, 4}
+    assert planned[0].setting == int(answer.trial_id.split("-")[0]) == 0
+    assert not answer.confirmation.has_held
+    assert planned_trials(records, STUDY) == []
+    assert any("(no other setting is farther from the edge)" in note for note in answer.notes)
+
+
+def test_a_lower_setting_that_is_trained_after_one_failed_is_next():
+    records = lowest_best()
+    records += ended(planned_trials(records, STUDY), unstable={(Purpose.STRESS, 1)})
+    records.append(synthetic.record(30, learning_rate=LADDER[0] / 2, score=1.5))
+
+    assert planned_trials(records, STUDY)[0].setting == 30
+
+
+def test_the_recommendation_may_move_up_from_a_setting_that_was_only_poor():
+    records = lowest_best()
+    poor = {"severity": Severity.PENALISE, "symptom": str(Symptom.DEAD_TIMESTEPS)}
+    records += [
+        replace(r, **poor) if r.purpose is Purpose.CONFIRM else r
+        for r in ended(planned_trials(records, STUDY))
+    ]
+
+    answer = recommend_from(records, STUDY)
+
+    assert answer.confirmation.moved_from == (0,)
+    assert answer.params["learning_rate"] > LADDER[0]
+
+
+def test_a_setting_with_other_words_may_follow_whatever_its_rate():
+    """Nothing compares the edges of two optimizers but their own trials."""
+    words = {"optimizer": {"choice": ["adamw", "lion"]}}
+    study = STUDY | {"space": synthetic.SPACE | words}
+    records = [replace(r, params=r.params | {"optimizer": "adamw"}) for r in lowest_best()]
+    records += [
+        replace(r, trial_id=f"{20 + r.setting:04d}-0", setting=20 + r.setting,
+                score=r.score and r.score + 0.5, params=r.params | {"optimizer": "lion"})
+        for r in lowest_best() if r.setting > 0
+    ]  # fmt: skip
+    records += ended(planned_trials(records, study), unstable={(Purpose.STRESS, 1)})
+
+    answer = recommend_from(records, study)
+
+    assert answer.confirmation.moved_from == (0,)
+    assert answer.params["optimizer"] == "lion"
+
+
+def test_a_failed_setting_of_which_nothing_is_stable_any_more_leaves_what_is_sound():
+    """As by stricter thresholds, under which its first trial is no longer stable either."""
+    records = lowest_best()
+    planned = planned_trials(records, STUDY)
+    failed = {(plan.purpose, plan.seed) for plan in planned}
+    records += ended(planned, unstable=failed)
+    records[0] = synthetic.diverged(0, params=records[0].params)
+
+    choice = choice_of(records, STUDY)
+
+    assert choice.is_final
+    assert choice.pick.is_sound
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((4e-3, 1.0), (2e-3, 1.0), True),
+        ((2e-3, 1.0), (4e-3, 1.0), False),
+        ((4e-3, 1.0), (4e-3, 1.0), True),
+        ((4e-3, 1.0), (4e-3, 0.1), False),  # a tighter clip lowers this edge
+        ((4e-3, 0.1), (4e-3, 1.0), True),
+        ((4e-3, 50.0), (4e-3, None), True),  # neither ever acts
+        ((4e-3, None), (4e-3, 50.0), True),
+    ],
+)
+def test_how_near_a_setting_is_to_a_logistic_edge_is_a_matter_of_its_clip_too(
+    first, second, expected
+):
+    (landscape,) = choice_of(synthetic.draw(96), STUDY).landscapes.values()
+    settings = [{"learning_rate": rate, "max_grad_norm": clip} for rate, clip in (first, second)]
+
+    assert landscape.is_as_near(*settings) is expected
+
+
+@pytest.mark.parametrize(
+    ("space", "first", "second", "expected"),
+    [
+        (("learning_rate", "max_grad_norm"), (4e-3, 1.0), (4e-3, 1.0), True),
+        (("learning_rate", "max_grad_norm"), (8e-3, 2.0), (4e-3, 1.0), True),
+        (("learning_rate", "max_grad_norm"), (8e-3, 0.5), (4e-3, 1.0), False),
+        (("learning_rate", "max_grad_norm"), (2e-3, 2.0), (4e-3, 1.0), False),
+        (("max_grad_norm",), (2e-3, 2.0), (4e-3, 1.0), True),
+        (("max_grad_norm",), (8e-3, 0.5), (4e-3, 1.0), False),
+        (("learning_rate",), (8e-3, 0.5), (4e-3, 1.0), True),
+        ((), (8e-3, 2.0), (4e-3, 1.0), False),
+    ],
+)
+def test_without_a_logistic_edge_neither_rate_nor_clip_may_be_safer(
+    space, first, second, expected
+):
+    records = [
+        synthetic.record(n, learning_rate=rate, max_grad_norm=clip)
+        for n, (rate, clip) in enumerate((first, second))
+    ]
+    study = STUDY | {"space": {name: synthetic.SPACE[name] for name in space}}
+    (landscape,) = choice_of(records, study).landscapes.values()
+
+    assert landscape.is_as_near(records[0].params, records[1].params) is expected
+
+
+def test_where_the_rate_is_not_searched_a_looser_clip_does_not_follow_one_that_failed():
+    best = {10.0: 1.0, 50.0: 1.01, 90.0: 1.02, 1.0: 1.5, 0.1: 1.6}
+    records = [replace(r, score=best[r.params["max_grad_norm"]]) for r in clips_searched()]
+    planned = planned_trials(records, CLIP_ONLY)
+
+    answer = recommend_from([*records, *ended(planned, unstable=ALL_STRESS)], CLIP_ONLY)
+
+    assert planned[0].params["max_grad_norm"] >= 10.0
+    assert answer.params["max_grad_norm"] < planned[0].params["max_grad_norm"]
 
 
 def test_lower_rates_that_failed_for_another_reason_are_not_asked_for():
@@ -347,21 +532,32 @@ def test_stress_trials_are_evidence_and_never_recommended():
 
 
 def test_where_the_rate_is_not_searched_the_stress_test_raises_the_trainers():
-    space = {"max_grad_norm": synthetic.SPACE["max_grad_norm"]}
-    study = STUDY | {"space": space, "trainer": {"learning_rate": 0.01}}
-    records = [
-        synthetic.record(n, params={"max_grad_norm": clip}, score=1 + n / 10)
-        for n, clip in enumerate([0.1, 1.0, 10.0, 50.0, 90.0])
-    ]
-    planned = planned_trials(records, study)
+    records = clips_searched()
+    planned = planned_trials(records, CLIP_ONLY)
     stress = [plan for plan in planned if plan.purpose is Purpose.STRESS]
 
     assert stress[0].params == planned[0].params | {"learning_rate": 0.02}
-    held = recommend_from([*records, *ended(planned)], study)
+    held = recommend_from([*records, *ended(planned)], CLIP_ONLY)
     assert held.confirmation.has_held
     assert held.confirmation.p_fail_bound is None
-    moved = recommend_from([*records, *ended(planned, unstable=ALL_STRESS)], study)
+    moved = recommend_from([*records, *ended(planned, unstable=ALL_STRESS)], CLIP_ONLY)
     assert moved.confirmation.moved_from == (planned[0].setting,)
+
+
+@pytest.mark.parametrize("is_gated", [True, False])
+def test_where_the_rate_is_not_searched_dead_stress_trials_are_not_stable_either(is_gated):
+    """No other trial says that a rate so high kills: the setting's own seeds do."""
+    dead = (
+        DEAD if is_gated else DEAD | {"outcome": Outcome.COMPLETED, "stopped_by": StoppedBy.NOBODY}
+    )
+    records = clips_searched()
+    planned = planned_trials(records, CLIP_ONLY)
+    trials = [replace(r, **dead) if r.purpose is Purpose.STRESS else r for r in ended(planned)]
+
+    answer = recommend_from([*records, *trials], CLIP_ONLY)
+
+    assert answer.confirmation.moved_from == (planned[0].setting,)
+    assert any("and in 0 of 3 at twice the rate" in note for note in answer.notes)
 
 
 # --- the statement ----------------------------------------------------------------------------

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stabsearch.recommend.coordinates import coordinates_of
 from stabsearch.recommend.edge import EdgePosterior, fit_edge
 from stabsearch.recommend.edge_process import EdgeProcess
 from stabsearch.recommend.evidence import DETECTION, evidence, unstable_trials
+from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.quadrature import quantiles
 from stabsearch.recommend.space import search_space
 from stabsearch.records import EdgeModel, Outcome, Purpose, StoppedBy
@@ -166,6 +168,29 @@ def test_under_sgd_without_coefficients_the_edge_is_fitted_in_the_rate_and_says_
     assert low > 4 * high  # the tilt takes part of the ridge
 
 
+def test_under_sgd_short_trials_tell_what_clipping_leaves_where_too_few_full_ones_do():
+    """Of one length: early in a training gradients are larger, and less is left of them."""
+    study = SGD | {"space": synthetic.SPACE | {"learning_rate": {"log_uniform": [1e-4, 30.0]}}}
+
+    def cut(record, steps, factor):
+        short = synthetic.SHORT | {"steps": steps, "looks": ()}
+        left = min(1.0, record.params["max_grad_norm"] / (factor * NORM))
+        return replace(record, **short, clip_coef_mean=left)
+
+    records = [
+        cut(record, *((200, 4.0) if n % 2 else (500, 2.0)))
+        if n >= 2 and record.is_stable
+        else record
+        for n, record in enumerate(sgd_trials(0))
+    ]
+    whole, short = fit(sgd_trials(0), study), fit(records, study)
+
+    assert any("effective learning rate" in remark for remark in short.remarks)
+    for clip in (0.03, 3.0):
+        rates = [found.edge({"max_grad_norm": clip}).learning_rate for found in (whole, short)]
+        assert abs(math.log2(rates[0] / rates[1])) < 1.0  # of a ridge of 8.6 octaves
+
+
 def test_under_adamw_coefficients_are_no_part_of_the_step():
     found = fit(synthetic.draw(32))
 
@@ -271,6 +296,84 @@ def test_a_process_says_nothing_beyond_the_tried_rates():
 
     assert p[0] == pytest.approx(p[1])
     assert p[2] == pytest.approx(p[3])
+
+
+class Known:
+    """A process of which the truth is known: log odds of failure along log2 learning rate."""
+
+    def __init__(self, *known, variance=0.0):
+        self._octaves, self._odds = zip(*known, strict=True)
+        self._variance = variance
+
+    def latent_mean_and_variance(self, points):
+        mean = np.interp(points[:, 0], self._octaves, self._odds)
+        return mean, np.full(len(points), self._variance)
+
+
+def known_process(*known, variance=0.0):
+    records = [
+        synthetic.record(n, learning_rate=2.0**octave) for n, (octave, _) in enumerate(known)
+    ]
+    return EdgeProcess(
+        process=Known(*known, variance=variance),
+        coordinates=coordinates_of(search_space(STUDY, records), records, STUDY),
+        lowest=known[0][0],
+        highest=known[-1][0],
+        out_of_order=(),
+        remarks=(),
+    )
+
+
+SAFE_ODDS = math.log(0.05 / 0.95)
+BAND = ((-12, -6), (-10, -6), (-9, -2), (-8, -2), (-7, -6), (-6, -6), (-5, 3), (-4, 3))
+"""Failures about 2^-8.5, a tenth of the runs, and above 2^-5.7, nearly all."""
+ALWAYS = ((-12, -1), (-8, -2), (-4, 3))
+
+
+@pytest.mark.parametrize(
+    ("known", "own", "expected"),
+    [
+        (BAND, -11, -10 + (SAFE_ODDS + 6) / 4),
+        (BAND, -9.01, -10 + (SAFE_ODDS + 6) / 4),
+        (BAND, -8.5, -10 + (SAFE_ODDS + 6) / 4),
+        (BAND, -7.9, -10 + (SAFE_ODDS + 6) / 4),
+        (BAND, -7, -6 + (SAFE_ODDS + 6) / 9),
+        (BAND, -5.5, -6 + (SAFE_ODDS + 6) / 9),
+        (BAND, -4.5, -6 + (SAFE_ODDS + 6) / 9),
+        (ALWAYS, -11, None),
+        (ALWAYS, -12, None),
+        (ALWAYS, -4, None),
+    ],
+    ids=["below all", "as the band begins", "in the band", "as the band ends", "above the band",
+         "near the edge", "beyond the edge", "nowhere safe", "lowest", "highest"],
+)  # fmt: skip
+def test_the_safe_rate_of_a_process_lies_below_a_setting_that_is_not_safe(known, own, expected):
+    """To the step of the grid on which it is sought."""
+    process = known_process(*known)
+    params = AT_ONE | {"learning_rate": 2.0**own}
+    landscape = Landscape(
+        space=search_space(STUDY, [synthetic.record(params=params)]), records=(), octaves=1.0,
+        unstable=frozenset(), surface=None, edge=process, safety_octaves=1.0,
+    )  # fmt: skip
+
+    safe, margin = process.edge(params).learning_rate_safe, landscape.margin(params)
+
+    if expected is None:
+        assert (safe, margin) == (0.0, None)
+    else:
+        assert math.log2(safe) == pytest.approx(expected, abs=1 / 16)
+        assert margin == pytest.approx(math.log2(safe) - own)
+        assert (margin >= 0) == (landscape.p_unstable(params) <= 0.05)
+
+
+@pytest.mark.parametrize("own", np.linspace(-12, -4, 33))
+@pytest.mark.parametrize("variance", [0.5, 4.0])
+def test_the_safe_rate_of_a_process_lies_in_its_interval_and_below_the_edge(own, variance):
+    edge = known_process(*BAND, variance=variance).edge(AT_ONE | {"learning_rate": 2.0**own})
+
+    safe = edge.learning_rate_safe
+    assert edge.learning_rate_safe_low <= safe <= edge.learning_rate_safe_high
+    assert safe < edge.learning_rate
 
 
 def test_a_logistic_landscape_keeps_its_logistic_edge():

@@ -122,6 +122,28 @@ def test_seeds_of_one_setting_are_not_a_surface():
     assert surface_of(records)[1] is None
 
 
+@pytest.mark.parametrize("num_alive", [3, 4])
+@pytest.mark.parametrize(
+    ("outcome", "stopped_by"),
+    [(Outcome.STOPPED, StoppedBy.GATE), (Outcome.COMPLETED, StoppedBy.NOBODY)],
+    ids=["gate", "end"],
+)
+def test_trials_that_never_learned_are_no_part_of_the_four_that_a_surface_takes(
+    outcome, stopped_by, num_alive
+):
+    timid = {"symptom": str(Symptom.NOT_LEARNING), "severity": Severity.PRUNE, "score": DEAD}
+    records = [
+        synthetic.record(n, learning_rate=rate, outcome=outcome, stopped_by=stopped_by, **timid)
+        for n, rate in enumerate(np.geomspace(1e-7, 1e-5, 4))
+    ]
+    records += [
+        synthetic.record(4 + n, learning_rate=rate)
+        for n, rate in enumerate(np.geomspace(1e-3, 1e-2, num_alive))
+    ]
+
+    assert (surface_of(records)[1] is not None) is (num_alive == 4)
+
+
 @pytest.mark.parametrize(
     ("domain", "values", "expected"),
     [

@@ -54,6 +54,25 @@ def test_one_or_two_trials_have_no_vertex():
     assert best_score_rate(trials([-9.0, -8.5])) == -8.5
 
 
+@pytest.mark.parametrize(
+    ("best", "end", "found"),
+    [
+        (-6.5, -7.0, -6.5),  # the parabola says where
+        (-3.0, -7.0, -6.0),  # no farther than an octave
+        (-8.0, -7.0, -8.0),
+        (-6.5, -5.0, -7.0),  # higher rates can be tried
+        (-6.5, None, -7.0),  # they fail
+    ],
+)
+def test_at_the_end_of_the_range_the_best_score_may_lie_above_it(best, end, found):
+    assert best_score_rate(trials((-9, -8, -7), best=best), end) == pytest.approx(found)
+
+
+def test_two_rates_that_still_fall_at_the_end_of_the_range_point_above_it():
+    assert best_score_rate(trials([-9.0, -8.0], best=-3.0), -8.0) == -7.0
+    assert best_score_rate(trials([-9.0, -8.0], best=-12.0), -8.0) == -9.0
+
+
 def test_equal_scores_have_no_vertex():
     flat = [EarlyTrial(rate=r, score=3.3, octaves=None) for r in (-9.0, -8.1, -7.2, -6.3)]
     close = trials((-9.0, -8.99999, -7.0), best=-9.0)

@@ -10,13 +10,20 @@ import pytest
 
 from stabsearch.recommend.candidates import TIE_RATIO
 from stabsearch.recommend.pick import recommend_from
-from stabsearch.records import Outcome, Purpose, StoppedBy
+from stabsearch.records import Outcome, Purpose, Severity, StoppedBy
 from stabsearch.search.best_rate import CONSTANT
 from stabsearch.search.boundary import SNAP, Boundary
 from stabsearch.search.lines import Timing, View
 from stabsearch.search.strategy import Length, Pause, Proposal, next_step
 from stabsearch.spec import StudySpec
-from tests.search.worlds import DEAD_SCORE, NOT_LEARNING, World, search, search_and_confirm
+from tests.search.worlds import (
+    DEAD_SCORE,
+    NOT_LEARNING,
+    World,
+    next_round,
+    search,
+    search_and_confirm,
+)
 
 RATE = {"log_uniform": [1e-4, 0.3]}
 CLIP = {"log_uniform": [0.01, 100]}
@@ -815,3 +822,148 @@ def test_a_short_trial_near_the_best_rate_is_not_trained_to_the_end_where_the_ed
 
     assert full
     assert all(p.goes_on is None for p in full)
+
+
+# --- what else may happen -----------------------------------------------------------------------
+
+WORDS = ["adamw", "adam", "NAdam", "RAdam"]
+
+
+@pytest.mark.parametrize(("num_trials", "each"), [(16, 4), (32, 8)])
+def test_words_take_turns_and_all_have_a_trial_of_the_whole_budget(num_trials, each):
+    space = {"learning_rate": RATE, "optimizer": {"choice": WORDS}}
+    records = search(study(space, trials=num_trials), World())
+
+    tried = [r.params["optimizer"] for r in records]
+    assert [tried.count(word) for word in WORDS] == [each] * 4
+    whole = {r.params["optimizer"] for r in records if r.purpose is Purpose.SEARCH}
+    assert whole == set(WORDS)
+
+
+def test_other_lines_are_those_of_the_best_words():
+    class Better(World):
+        def record(self, spec, proposal, number, seed=0):
+            found = super().record(spec, proposal, number, seed)
+            factor = 0.3 if proposal.params["optimizer"] == "adam" else 1.0
+            looks = tuple(dataclasses.replace(k, score=factor * k.score) for k in found.looks)
+            return dataclasses.replace(found, score=factor * found.score, looks=looks)
+
+    space = {
+        "learning_rate": RATE,
+        "max_grad_norm": CLIP,
+        "optimizer": {"choice": ["adamw", "adam"]},
+    }
+    records = search(study(space, stop_when=None, trials=32), Better())
+
+    clips = {word: set() for word in ("adamw", "adam")}
+    for record in records:
+        clips[record.params["optimizer"]].add(record.params["max_grad_norm"])
+    assert {0.01, 100} <= clips["adam"]
+    assert not {0.01, 100} & clips["adamw"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "held"),
+    [
+        ({"uniform": [0.0, 0.95]}, 0.9, 0.9),
+        ({"uniform": [0.0, 0.8]}, 0.9, 0.4),
+        ({"choice": [0.8, 0.5, 0.9]}, 0.9, 0.9),
+        ({"choice": [0.8, 0.5, 0.7]}, 0.9, 0.7),
+    ],
+    ids=["of the trainer", "not searched", "in a list", "not in the list"],
+)
+def test_the_main_line_holds_other_numbers_at_the_value_of_the_trainer(domain, value, held):
+    trainer = {"max_train_steps": 2000, "eval_every": 100, "adam_beta1": value}
+    space = {"learning_rate": RATE, "adam_beta1": domain}
+    records = search(study(space, trainer=trainer), World())
+
+    assert {r.params["adam_beta1"] for r in records} == {held}
+
+
+def test_without_stop_when_every_searched_number_is_varied():
+    """However noisy failure is: no line takes all trials."""
+
+    class Noisy(World):
+        def record(self, spec, proposal, number, seed=0):
+            noise = [0.0, 0.9, -0.7, 0.4, -0.9, 0.6][number % 6]
+            moved = dataclasses.replace(self, edge=self.edge + noise)
+            return World.record(moved, spec, proposal, number, seed)
+
+    space = {
+        "learning_rate": RATE,
+        "adam_beta1": {"uniform": [0.0, 0.95]},
+        "weight_decay": {"log_uniform": [1e-3, 1.0]},
+        "batch_size": {"choice": [16, 32, 64]},
+    }
+    records = search(study(space, stop_when=None, trials=40), Noisy())
+
+    for name in ("adam_beta1", "weight_decay", "batch_size"):
+        assert len({r.params[name] for r in records}) >= 3
+
+
+@pytest.mark.parametrize("unlucky", range(8))
+def test_one_failure_by_chance_does_not_send_the_answer_to_the_end_of_the_range(unlucky):
+    class Unlucky(World):
+        def record(self, spec, proposal, number, seed=0):
+            moved = self if number != unlucky else dataclasses.replace(self, edge=-99.0)
+            return World.record(moved, spec, proposal, number, seed)
+
+    spec, world = study(), Unlucky()
+    answer = recommend_from(search(spec, world), spec.model_dump(mode="json"))
+
+    assert answer.params is not None
+    assert abs(math.log2(answer.params["learning_rate"]) - world.best) <= 1.5
+
+
+def test_a_round_with_a_lost_seed_sends_the_search_down_as_one_without():
+    spec = study(confirm={"seeds": 3, "stress_octaves": 1})
+    records = search(spec, World())
+    round_ = [
+        dataclasses.replace(r, outcome=Outcome.FAILED, looks=(), score=None)
+        if (r.purpose, r.seed) == (Purpose.STRESS, 2)
+        else r
+        for r in next_round(spec, World(late_edge=math.log2(0.006)), records)
+    ]
+    full = next(r for r in records if r.purpose is Purpose.SEARCH)
+    step = next_step(spec, Boundary(spec), [*records, *round_], (), len(records))
+
+    assert isinstance(step, Proposal)
+    assert step.purpose is Purpose.SEARCH
+    assert math.log2(step.params["learning_rate"]) == pytest.approx(rate(full) - 1, abs=0.01)
+
+
+@pytest.mark.parametrize("learns_from", [-10.0, -9.0, -8.5])
+def test_where_only_the_upper_end_of_the_range_learns_the_answer_is_there(learns_from):
+    spec = study({"learning_rate": {"log_uniform": [1e-5, 2.0**-8]}})
+    world = World(best=-7.0, edge=0.0, learns_from=learns_from)
+    answer = recommend_from(search(spec, world), spec.model_dump(mode="json"))
+
+    assert answer.params is not None
+    assert math.log2(answer.params["learning_rate"]) >= learns_from
+
+
+def test_a_short_trial_with_a_finding_does_not_go_on():
+    """It could not be called stable in the end."""
+
+    class Poor(World):
+        def record(self, spec, proposal, number, seed=0):
+            found = super().record(spec, proposal, number, seed)
+            return dataclasses.replace(found, severity=Severity.PENALISE, rule="R7")
+
+    seen = []
+    search(study(), Poor(), check=seen.append)
+
+    assert seen
+    assert all(proposal.goes_on is None for proposal in seen)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("num_trials", [1, 2, 3, 5])
+def test_with_all_trials_spent_one_goes_on_whatever_the_guard_is_by_then(num_trials, optimizer):
+    space = {"learning_rate": RATE, "max_grad_norm": {"log_uniform": [1, 1e4]}}
+    trainer = {"max_train_steps": 2000, "eval_every": 100, "optimizer": optimizer}
+    spec = study(space, trainer=trainer, trials=num_trials)
+    records = search(spec, World())
+
+    assert len({r.params["max_grad_norm"] for r in records}) > 1 or num_trials < 2
+    assert any(r.purpose is Purpose.SEARCH for r in records)

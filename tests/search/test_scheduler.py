@@ -48,11 +48,13 @@ def verdict(step, severity=Severity.PRUNE, symptom=Symptom.LOST_PROGRESS):
 class Driver:
     """A gate and a ledger; trials report a loss at every 100 steps."""
 
-    def __init__(self, folder, **spec):
+    def __init__(self, folder, *, spares_whole=False, **spec):
         store = StudyStore(folder / "study")
         store.create({"name": "study"}, "fingerprint")
         self.ledger = Ledger(store, StudyObserver())
-        self.gate = StabilityGate(SchedulerSpec(**spec), 2000, self.ledger)
+        self.gate = StabilityGate(
+            SchedulerSpec(**spec), 2000, self.ledger, spares_whole=spares_whole
+        )
 
     def begin(self, trial_id, **changes):
         setting = int(trial_id[:4])
@@ -233,6 +235,21 @@ def test_no_rank_ends_a_short_trial_otherwise(driver):
     record = study.train("0004-0", score=50.0, stop_at=500)
 
     assert record.stopped_by is StoppedBy.PROBE
+
+
+@pytest.mark.parametrize("inner", ["none", "median", "asha"])
+def test_the_whole_trials_of_a_boundary_search_are_not_stopped_for_their_rank(driver, inner):
+    """Each of them is to be an answer. Short trials and the gate are as ever."""
+    study = driver(inner=inner, grace_fraction=0.1, gauge_octaves=2.0, spares_whole=True)
+    for setting in range(4):
+        study.train(f"{setting:04d}-0", score=5.0)
+    behind = study.train("0004-0", score=50.0, gauge=-3.0)
+    short = study.train("0005-0", score=50.0, gauge=-3.0, purpose=Purpose.PROBE, stop_at=500)
+    failed = study.train("0006-0", verdicts={100: (verdict(100),)})
+
+    assert (behind.outcome, behind.steps) == (Outcome.COMPLETED, 2000)
+    assert short.steps < 500
+    assert failed.stopped_by is StoppedBy.GATE
 
 
 @pytest.mark.parametrize(
