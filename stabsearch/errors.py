@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     """How a command ended, for a shell and for the cluster that ran it."""
 
     DONE = 0
-    """For ``run``: a stable setting was found, as precisely as the study asks."""
+    """For ``run``: a stable setting was found, and nothing speaks against it."""
     ABORTED = 1
     """The study began and could not go on, or a mistake of stabsearch's own."""
     USER_ERROR = 2
@@ -31,8 +31,9 @@ class ExitCode(IntEnum):
     NO_STABLE_SETTING = 3
     """The study is complete and no setting was stable."""
     NOT_PRECISE = 4
-    """The budget is spent, and the answer is not as precise as ``stop_when`` asks, or the
-    recommended setting did not hold in its confirmation."""
+    """A stable setting was found, and something speaks against it: the edge is not as precise as
+    ``stop_when`` asks, it did not hold in its confirmation, it is likely to fail within the
+    study's margin, or combinations of words were not compared."""
     SAMPLER_WRONG = 5
     """For ``check-sampler``: the samples are not those of the model."""
     INTERRUPTED = 130

@@ -644,6 +644,10 @@ class Confirmation:
             and self.num_stress_stable == self.num_stress_seeds
         )
 
+    def has_held_at(self, octaves: float) -> bool:
+        """Whether it held, with a stress test so far above the learning rate, or farther."""
+        return self.has_held and self.stress_octaves >= octaves
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stabiliser:
@@ -686,6 +690,8 @@ class Recommendation:
     """Replicates that the study asks of every setting; some may not have finished."""
     score: float | None = None
     """Score of the recommended setting (worst over seeds)."""
+    trial_score: float | None = None
+    """Score of ``trial_id`` alone."""
     worst_score: float | None = None
     """Highest predicted score within the study's margin in every searched scale parameter."""
     best_trial_id: str | None = None
@@ -693,12 +699,16 @@ class Recommendation:
     best_params: Params | None = None
     best_score: float | None = None
     best_is_stable: bool | None = None
+    """Whether that trial was stable; its setting may have failed under another seed."""
+    best_judgement: str = ""
+    """What is known of the stability of its setting, in words: ``stable``, or why it is not."""
     best_margin_octaves: float | None = None
     """As ``margin_octaves``, of that trial."""
     best_worst_score: float | None = None
     """Highest predicted score within the study's margin of that trial."""
     price_of_safety: float | None = None
-    """(score of ``trial_id`` - ``best_score``) / ``best_score``."""
+    """(``trial_score`` - ``best_score``) / ``best_score``; None where that trial was passed over
+    for another reason than that it is less safe."""
     region_low: float | None = None
     """The stable region: learning rates around the recommended one, its other params kept, at
     which at most 10% of runs fail. Not below the lowest rate of a stable trial; not above the
@@ -716,6 +726,8 @@ class Recommendation:
     """Probability that a run of the recommended setting fails."""
     p_unstable_doubled: float | None = None
     """The same at the study's margin above its learning rate: at twice it for one octave."""
+    is_safe: bool | None = None
+    """Whether at most 10% of runs fail up to the study's margin above it, by the model."""
     margin_asked: float = 1.0
     """The study's margin in octaves: how far around it a setting's worst score counts, and how
     far above it few runs may fail."""
@@ -741,6 +753,9 @@ class Recommendation:
     """Whether the edge is known as precisely as the study asks; None if it does not ask."""
     num_trials: int = 0
     num_unstable: int = 0
+    num_unjudged: int = 0
+    """Combinations of words to choose from that were not compared: of which nothing was tried, or
+    nothing trained to its end."""
     steps_spent: int = 0
     steps_budgeted: int = 0
     """Steps that the same trials would have taken without pruning."""

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from stabsearch.errors import ExitCode
@@ -68,8 +69,16 @@ def text_width() -> int | None:
 
 def exit_code_of(answer: Recommendation) -> ExitCode:
     """What a shell is told of a study's answer."""
-    tested = answer.confirmation
-    is_unconfirmed = tested is not None and not tested.has_held
     if answer.params is None:
         return ExitCode.NO_STABLE_SETTING
-    return ExitCode.NOT_PRECISE if answer.is_precise is False or is_unconfirmed else ExitCode.DONE
+    return ExitCode.NOT_PRECISE if any(_doubts(answer)) else ExitCode.DONE
+
+
+def _doubts(answer: Recommendation) -> Iterator[bool]:
+    """What speaks against a setting that was found."""
+    tested = answer.confirmation
+    yield answer.is_precise is False
+    yield tested is not None and not tested.has_held
+    has_survived = tested is not None and tested.has_held_at(answer.margin_asked)
+    yield answer.is_safe is False and not has_survived
+    yield answer.num_unjudged > 0

@@ -74,6 +74,7 @@ def explain(
     # Here, and not above: pyarrow takes a moment that --help must not wait for.
     from stabsearch.cli import explain_text
     from stabsearch.cli.trial_choice import choose_trials, listing
+    from stabsearch.recommend.neighbours import comparisons_of
     from stabsearch.results.stored_trial import read_records, read_study, read_trials
 
     records, study = read_records(path), read_study(path)
@@ -87,8 +88,11 @@ def explain(
         _list_trials(path, chosen, as_json=as_json)
         return
     settings, gate = _analyzer_of(study), _gate_of(study)
+    compared = {name: str(each) for name, each in comparisons_of(records, study).items()}
     explanations = [
-        explain_text.explain_trial(stored, settings, gate=gate)
+        explain_text.explain_trial(
+            stored, settings, gate=gate, comparison=compared.get(stored.record.trial_id, "")
+        )
         for stored in read_trials(path, chosen)
     ]
     if as_json:
@@ -148,10 +152,12 @@ def replay(
     """
     from stabsearch.cli import replay_text
     from stabsearch.cli.trial_choice import choose_trials
+    from stabsearch.recommend.neighbours import comparisons_of
     from stabsearch.results.stored_trial import read_records, read_study, read_trials
     from stabsearch.stability.replay import replay_trial
 
     records, study = read_records(path), read_study(path)
+    compared = comparisons_of(records, study)
     own, own_gate = _analyzer_of(study), _gate_of(study)
     wanted = _parse_changes(changes or [])
     settings = _settings(own, judge, preset, wanted)
@@ -181,6 +187,7 @@ def replay(
         settings=settings,
         trials=tuple(replays),
         num_judged_otherwise=num_otherwise,
+        num_compared=sum(record.trial_id in compared for record in records),
     )
     if output is not None:
         _write_verdicts(output, replays)
@@ -373,6 +380,7 @@ def _explanation_json(explanation: Explanation) -> dict[str, Any]:
         "verdicts": verdicts,
         "presets": presets,
         "survival": explanation.survival,
+        "comparison": explanation.comparison,
     }
 
 

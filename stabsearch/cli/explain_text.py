@@ -55,6 +55,8 @@ class Explanation:
     """What would have become of the trial under the other presets."""
     survival: str = ""
     """Of a pruned trial: what would have let it go on, as a sentence."""
+    comparison: str = ""
+    """Of a trial that the answer counts as unstable for what others did: why, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +69,12 @@ class Page:
     ascii_only: bool
 
 
-def explain_trial(trial: StoredTrial, settings: Mapping[str, Any], *, gate: bool) -> Explanation:
+def explain_trial(
+    trial: StoredTrial, settings: Mapping[str, Any], *, gate: bool, comparison: str = ""
+) -> Explanation:
     """Judge a stored trial in hindsight. ``settings``: the study's ``analyzer`` section."""
     if trial.facts is None:
-        return Explanation(trial=trial, verdicts=(), presets={})
+        return Explanation(trial=trial, verdicts=(), presets={}, comparison=comparison)
     hindsight = Hindsight(trial.facts, trial.reports, settings, gate=gate)
     ordered = sorted(trial.verdicts, key=lambda v: (v.step, -v.severity, v.rule))
     steps = trial.reports[-1].step if trial.reports else 0
@@ -82,6 +86,7 @@ def explain_trial(trial: StoredTrial, settings: Mapping[str, Any], *, gate: bool
             for preset, judged in hindsight.presets.items()
         },
         survival=_survival(hindsight) if trial.record.ending is Ending.PRUNED else "",
+        comparison=comparison,
     )
 
 
@@ -93,7 +98,7 @@ def _survival(hindsight: Hindsight) -> str:
 def lines_of(explanation: Explanation, page: Page) -> Iterator[Text]:
     """The explanation, line by line."""
     trial = explanation.trial
-    for label, text in _header(trial):
+    for label, text in _header(trial, explanation.comparison):
         yield from _labelled(label, text, page)
     if trial.facts is not None and trial.reports:
         deciding = deciding_verdict(v for v in trial.verdicts if v.severity >= Severity.PENALISE)
@@ -119,11 +124,13 @@ def lines_of(explanation: Explanation, page: Page) -> Iterator[Text]:
 # --- header -----------------------------------------------------------------------------------
 
 
-def _header(trial: StoredTrial) -> Iterator[tuple[str, str]]:
+def _header(trial: StoredTrial, comparison: str) -> Iterator[tuple[str, str]]:
     record = trial.record
     yield "TRIAL", f"{record.trial_id}: setting {record.setting}, seed {record.seed}"
     yield "PARAMS", params_text(record.params)
     yield "OUTCOME", outcome_words(record)
+    if comparison:
+        yield "COMPARED", comparison
     if record.score is not None:
         dead = record.constant_score
         beside = f"; a network that outputs a constant gets {number(dead)}" if dead else ""

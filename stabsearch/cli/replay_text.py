@@ -28,6 +28,8 @@ class StudyReplay:
     num_judged_otherwise: int
     """Trials of which this version of stabsearch, by the study's own thresholds, says something
     else than was said when they ran."""
+    num_compared: int = 0
+    """Trials that the answer counts as unstable for what others did."""
 
     @property
     def flips(self) -> list[Replay]:
@@ -165,6 +167,13 @@ def _notes(replay: StudyReplay) -> Iterator[str]:
             f"By the study's own thresholds this version of stabsearch judges "
             f"{count(replay.num_judged_otherwise, 'trial')} otherwise than when they ran: not all "
             "of the above comes from what was asked."
+        )
+    if replay.num_compared:
+        is_one = replay.num_compared == 1
+        yield (
+            f"Every trial is judged by its own reports. {count(replay.num_compared, 'trial')} "
+            f"{'counts' if is_one else 'count'} as unstable in the answer all the same, beside "
+            "others that had learned at lower rates: `stabsearch explain` says why."
         )
     if any(trial.after.ending is Ending.GOES_ON for trial in replay.trials):
         yield "A pruned trial has no reports after its end: who goes on may be pruned later."

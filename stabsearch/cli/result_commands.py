@@ -44,8 +44,10 @@ def recommend(
 ) -> None:
     """Recommend a setting from a study's files, while it runs or after it ended.
 
-    Exit code 0 if a setting was stable, 3 if none was, 4 if the answer is less precise than the
-    study asks or did not hold in its confirmation.
+    Exit code 0 if a setting was stable, 3 if none was, 4 if something speaks against it: the edge
+    is less precise than the study asks, the setting did not hold in its confirmation, is likely to
+    fail within the margin and no stress test says otherwise, or combinations of words were not
+    compared.
     """
     # Here, and not above: pandas and scikit-learn take a second that --help must not wait for.
     from stabsearch.recommend.describe import describe, to_json

@@ -116,8 +116,9 @@ def run(
     With more --trials or --seeds it extends the study; finished trials are kept.
 
     Exit code 0: a stable setting was found. 3: none. 4: one was found, but the edge is not known
-    as precisely as stop_when asks, or the setting did not hold in its confirmation. 130:
-    interrupted.
+    as precisely as stop_when asks, the setting did not hold in its confirmation, is likely to fail
+    within margin_octaves and no stress test says otherwise, or combinations of words were not
+    compared. 130: interrupted.
     """
     overrides = {
         "storage": storage,

@@ -508,7 +508,7 @@ def _number(text: str) -> int:
 
 _FINDINGS: dict[int | None, str] = {
     ExitCode.NO_STABLE_SETTING: "no setting was stable",
-    ExitCode.NOT_PRECISE: "a stable setting was found, but not as precisely as was asked",
+    ExitCode.NOT_PRECISE: "a stable setting was found, but less surely than was asked",
 }
 """Exit codes of studies that are complete."""
 

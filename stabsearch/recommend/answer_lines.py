@@ -55,10 +55,9 @@ def tuner_lines(answer: Recommendation) -> Iterator[Line]:
     if answer.best_params == answer.params:
         yield "A TUNER WOULD", "pick the same: of all completed trials it has the best score"
         return
-    verdict = "stable" if answer.best_is_stable else "NOT stable"
     text = (
         f"pick trial {answer.best_trial_id}, {setting_text(answer.best_params)}, for its score "
-        f"{number(answer.best_score)}: {verdict}"
+        f"{number(answer.best_score)}: {answer.best_judgement}"
     )
     if answer.best_margin_octaves is not None:
         text += f", {_distance(answer.best_margin_octaves)} where 5% of runs fail"
@@ -69,16 +68,12 @@ def tuner_lines(answer: Recommendation) -> Iterator[Line]:
             text = f"{number(answer.worst_score)} around ours, {text}"
         within = octaves_words(answer.margin_asked)
         yield "", f"predicted worst score within {within}: {text}"
-    if answer.price_of_safety is not None and _is_safer(answer):
+    if answer.price_of_safety is not None:
         price = answer.price_of_safety
         shown = f"{price:.1%}" if price < 0.1 else f"{price:.0%}"
-        yield "PRICE OF SAFETY", f"a score {shown} above the tuner's"
-
-
-def _is_safer(answer: Recommendation) -> bool:
-    """Than the tuner's, which may have been passed over for another reason than the edge."""
-    ours, theirs = answer.margin_octaves, answer.best_margin_octaves
-    return ours is None or theirs is None or ours > theirs
+        ours = f"{number(answer.trial_score)} in trial {answer.trial_id}"
+        theirs = f"{number(answer.best_score)} in trial {answer.best_trial_id}"
+        yield "PRICE OF SAFETY", f"a score {shown} above the tuner's: {ours} against {theirs}"
 
 
 # --- the setting ------------------------------------------------------------------------------
@@ -92,8 +87,17 @@ def _recommended(answer: Recommendation) -> str:
     missing = [(answer.num_failed_seeds, "failed"), (unfinished, _unfinished(answer))]
     words = ", ".join(f"{number_of} {what}" for number_of, what in missing if number_of > 0)
     seeds += f" ({words})" if words else ""
-    score = f", score {number(answer.score)}" if answer.score is not None else ""
-    return f"{setting_text(answer.params)}     {seeds}{score} (trial {answer.trial_id})"
+    return f"{setting_text(answer.params)}     {seeds}{_score(answer)}"
+
+
+def _score(answer: Recommendation) -> str:
+    """The worst over seeds, and the one that the setting was chosen for."""
+    score, own, trial = number(answer.score), number(answer.trial_score), answer.trial_id
+    if answer.score is None:
+        return f" (trial {trial})"
+    if answer.trial_score is None or own == score:
+        return f", score {score} (trial {trial})"
+    return f", score {score} at worst ({own} in trial {trial})"
 
 
 def _unfinished(answer: Recommendation) -> str:

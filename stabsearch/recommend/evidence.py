@@ -48,11 +48,19 @@ class Evidence:
 
 
 def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> frozenset[str]:
-    """The trials beyond the edge, of ``records`` that share their categorical values.
+    """The trials beyond the edge, of ``records`` that share their categorical values: those with a
+    divergence of their own, and the ones that their rate killed."""
+    own = (r.trial_id for r in records if r.outcome is not Outcome.FAILED and r.is_unstable)
+    return frozenset((*own, *killed_trials(records, study)))
 
-    Beside those with a divergence of their own, the ones that never learned although no fewer
-    stable trials lie below their learning rate than above it: a rate that is too high kills a
-    network from the first step, and by itself such a trial looks as one whose rate is too low.
+
+def killed_trials(
+    records: Sequence[TrialRecord], study: Mapping[str, Any]
+) -> dict[str, tuple[TrialRecord, ...]]:
+    """The trials that never learned although no fewer stable trials lie below their learning rate
+    than above it, and the ones below: a rate that is too high kills a network from the first step,
+    and by itself such a trial looks as one whose rate is too low.
+
     A short trial is held against what the others had learned by the step at which it ended, which
     is too early for a verdict of its own.
     """
@@ -69,19 +77,21 @@ def unstable_trials(records: Sequence[TrialRecord], study: Mapping[str, Any]) ->
             math.inf if clip is None else float(clip), ceiling
         )
 
-    def is_killed(record: TrialRecord) -> bool:
-        rate, step = reach(record)
-        ahead = [reaches[one.trial_id] for one in _ahead_of(record, stable)]
-        below = sum(rate > its_rate and step > its_step for its_rate, its_step in ahead)
-        above = sum(rate < its_rate and step < its_step for its_rate, its_step in ahead)
-        return below > 0 and below >= above
-
     reaches = {record.trial_id: reach(record) for record in stable}
-    return frozenset(
-        record.trial_id
+
+    def killed_beside(record: TrialRecord) -> tuple[TrialRecord, ...]:
+        """The stable trials below; none where they do not say that it was killed."""
+        rate, step = reach(record)
+        ahead = [(one, reaches[one.trial_id]) for one in _ahead_of(record, stable)]
+        below = [one for one, (its, its_step) in ahead if rate > its and step > its_step]
+        above = sum(rate < its and step < its_step for _, (its, its_step) in ahead)
+        return tuple(below) if len(below) >= above else ()
+
+    return {
+        record.trial_id: below
         for record in records
-        if record.outcome is not Outcome.FAILED and (record.is_unstable or is_killed(record))
-    )
+        if record.outcome is not Outcome.FAILED and (below := killed_beside(record))
+    }
 
 
 def _ahead_of(record: TrialRecord, stable: Sequence[TrialRecord]) -> Sequence[TrialRecord]:

@@ -8,19 +8,18 @@ from typing import Any
 import pandas as pd
 
 from stabsearch.recommend.candidates import (
-    OWN_PURPOSES,
-    TIE_OCTAVES,
-    TIE_RATIO,
     Candidate,
     choose,
-    first_choice,
 )
+from stabsearch.recommend.choice import Choice
+from stabsearch.recommend.choice_notes import alike, notes_on_choice
 from stabsearch.recommend.clipping import guard_advice
-from stabsearch.recommend.confirm import lower_rates, poor_reasons, seeds_bound
+from stabsearch.recommend.confirm import lower_rates, seeds_bound
 from stabsearch.recommend.edge import SAFE
 from stabsearch.recommend.edge_process import EdgeProcess
-from stabsearch.recommend.evidence import learned_nothing, never_learned
+from stabsearch.recommend.evidence import learned_nothing
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
+from stabsearch.recommend.nothing_stable import notes_on_nothing_stable
 from stabsearch.recommend.space import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
@@ -28,8 +27,8 @@ from stabsearch.recommend.space import (
     field_value,
     learning_rate_of,
 )
-from stabsearch.recommend.words import count, number, params_text, percent, times_words
-from stabsearch.records import Edge, Outcome, ParamValue, Purpose, Symptom, TrialRecord
+from stabsearch.recommend.words import count, number, params_text, percent
+from stabsearch.records import Edge, Outcome, ParamValue, TrialRecord
 from stabsearch.spec import MAX_GRAD_NORM_CLIPPINGS
 
 WEIGHING_SECTIONS = {
@@ -39,9 +38,6 @@ WEIGHING_SECTIONS = {
 """Sections whose parameters change what the score measures, and why."""
 
 SAMPLER_RULE = "R11"
-
-MEASURED_AROUND = "highest score around it (measured or extrapolated)"
-"""In words, what stands in for a predicted worst score."""
 
 Landscapes = Mapping[tuple[ParamValue, ...], Landscape]
 
@@ -70,7 +66,7 @@ def notes_on_study(
         names = ", ".join(space.categories)
         notes.append(f"Each combination of {names} was judged by its own trials alone.")
     if not candidates:
-        notes += _nothing_stable(landscapes)
+        notes += notes_on_nothing_stable(landscapes)
     return notes
 
 
@@ -84,13 +80,11 @@ def notes_on_sampler(verdicts: pd.DataFrame) -> list[str]:
     ]
 
 
-def notes_on_pick(
-    pick: Candidate, candidates: Sequence[Candidate], study: Mapping[str, Any]
-) -> list[str]:
+def notes_on_pick(pick: Candidate, choice: Choice, study: Mapping[str, Any]) -> list[str]:
     """On the recommended setting."""
     return [
         *_on_the_score(pick),
-        *_on_the_choice(pick, candidates),
+        *notes_on_choice(pick, choice),
         *_on_the_edge(pick),
         *_on_seeds(pick),
         *_on_clipping(pick, study),
@@ -132,58 +126,6 @@ def _comparability(
     return [note]
 
 
-def _nothing_stable(landscapes: Landscapes) -> list[str]:
-    """Why there is no recommendation, and where to look."""
-    ended = [
-        (record, landscape.is_unstable(record))
-        for landscape in landscapes.values()
-        for record in landscape.records
-        if record.has_result
-    ]
-    if not ended:
-        return []
-    shares: dict[int, list[bool]] = {}
-    for record, _ in ended:
-        if record.purpose in OWN_PURPOSES:
-            shares.setdefault(record.setting, []).append(record.is_stable)
-    has_any_survived = not all(is_unstable or never_learned(r) for r, is_unstable in ended)
-    notes = [
-        "No setting was trained to its end: all were short trials."
-        if has_any_survived and not shares
-        else "No setting was stable in all its seeds."
-    ]
-    nearest = max(shares.items(), key=lambda item: sum(item[1]) / len(item[1]), default=None)
-    setting, seeds = nearest or (-1, [])
-    if seeds and all(seeds):
-        notes = [f"Setting {setting} was stable in all its seeds, but its score is not finite."]
-    elif any(seeds):
-        notes.append(f"Setting {setting} came nearest: stable in {sum(seeds)} of {len(seeds)}.")
-    elif all(_is_dead_from_the_start(record) for record, _ in ended):
-        notes.append(
-            "Every trial was not finite at its first step, before a learning rate could act: look "
-            "for NaN in the model's output, its loss or the data."
-        )
-    elif all(is_unstable for _, is_unstable in ended):
-        notes.append("Every trial was unstable: search lower learning rates.")
-    elif all(never_learned(record) for record, _ in ended):
-        notes.append("No trial learned: search higher learning rates, or train longer.")
-    elif not has_any_survived:
-        notes.append(
-            "Every trial was unstable or never learned, as one of a rate that is far too high "
-            "may seem to: search lower learning rates, then train longer."
-        )
-    elif why := poor_reasons(record for record, is_unstable in ended if not is_unstable):
-        notes.append(
-            f"What did not fail is not called stable for another reason ({why}): `stabsearch "
-            "explain` says what helps."
-        )
-    return notes
-
-
-def _is_dead_from_the_start(record: TrialRecord) -> bool:
-    return record.symptom == Symptom.NON_FINITE and record.verdict_step == 1
-
-
 # --- on the pick ------------------------------------------------------------------------------
 
 
@@ -200,73 +142,6 @@ def _on_the_score(pick: Candidate) -> list[str]:
     ]
 
 
-def _on_the_choice(pick: Candidate, candidates: Sequence[Candidate]) -> list[str]:
-    notes = []
-    landscape = pick.landscape
-    num_alike = sum(candidate.landscape is landscape for candidate in candidates)
-    if landscape.surface is not None:
-        if any(candidate.landscape.surface is None for candidate in candidates):
-            notes.append("Combinations with fewer than 4 usable trials were passed over.")
-    elif _has_short_trials(pick) and _num_full(pick) == 1:
-        notes.append(
-            f"One setting{_alike(pick)} was trained to its end. That it is near the best is what "
-            "short trials say (docs/searching.md), not a comparison of trainings to the end."
-        )
-    elif _has_short_trials(pick) and pick.is_safe and num_alike > 1:
-        notes.append(
-            f"{num_alike} stable settings{_alike(pick)} were trained to their end: of those that "
-            f"are safe, the one whose {MEASURED_AROUND} is lowest is recommended. That the best "
-            "one is near is what short trials say (docs/searching.md)."
-        )
-    elif pick.is_safe and pick.is_sound and landscape.space.axes:
-        notes.append(
-            f"Too few settings have a score ({num_alike}) to predict it between them: of "
-            f"the stable ones that are safe, the one whose {MEASURED_AROUND} is lowest is "
-            "recommended."
-        )
-    if candidates and choose(candidates) is pick:
-        notes += _on_ties(pick, first_choice(candidates))
-    if not pick.is_safe:
-        known = " as far up as rates were tried" if pick.p_doubled is None else ""
-        notes.append(
-            f"No stable setting is likely to survive {times_words(landscape.octaves)} "
-            f"(P(unstable) <= {MAX_FAILURE_PROBABILITY:.0%}): this one is the least risky, with "
-            f"{percent(pick.risk)}{known}."
-        )
-    return notes
-
-
-def _has_short_trials(pick: Candidate) -> bool:
-    """Whether the search looked at settings without training them to their end."""
-    return any(r.purpose is Purpose.PROBE for r in pick.landscape.records)
-
-
-def _num_full(pick: Candidate) -> int:
-    """Settings that the search trained to their end."""
-    return len({r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH})
-
-
-def _on_ties(pick: Candidate, first: Candidate) -> list[str]:
-    if first is pick or first.rank[0] is not pick.rank[0]:
-        return []
-    what = MEASURED_AROUND if first.worst_score is None else "predicted worst score"
-    return [
-        f"Trial {first.best_trial.trial_id} ties with it: {what} {number(first.rank[1])} against "
-        f"{number(pick.rank[1])}, and less than {TIE_RATIO - 1:.0%} may turn with the seed. This "
-        f"one was preferred because {_preference(pick, first)}."
-    ]
-
-
-def _preference(pick: Candidate, first: Candidate) -> str:
-    if first.score > TIE_RATIO * pick.score:
-        return "its own score is better"
-    if pick.margin_at_least - first.margin_at_least > TIE_OCTAVES:
-        return "its margin is larger"
-    if pick.is_guarded and not first.is_guarded:
-        return "clipping guards it against large gradients"
-    return "its score is better" if pick.score < first.score else "its margin is larger"
-
-
 def _on_the_edge(pick: Candidate) -> list[str]:
     landscape = pick.landscape
     axis = landscape.space.axis(LEARNING_RATE)
@@ -274,7 +149,7 @@ def _on_the_edge(pick: Candidate) -> list[str]:
         return []
     if landscape.edge is None:
         return [
-            f"No trial{_alike(pick)} was unstable: the edge lies above the searched range, or "
+            f"No trial{alike(pick)} was unstable: the edge lies above the searched range, or "
             "beyond what was tried. Search higher learning rates to find it."
         ]
     edge = landscape.edge_at(pick.params)
@@ -304,13 +179,6 @@ def _on_the_edge(pick: Candidate) -> list[str]:
     if region is not None and region[1] >= axis.high * (1 - 1e-6):
         notes.append("The stable region reaches the end of the searched range, and may go on.")
     return notes
-
-
-def _alike(pick: Candidate) -> str:
-    """Which trials are judged together: `` with optimizer = adamw``; empty where all are."""
-    names = pick.landscape.space.categories
-    words = ", ".join(f"{name} = {number(pick.params[name])}" for name in names)
-    return f" with {words}" if words else ""
 
 
 def _beyond_full_trials(pick: Candidate, edge: Edge) -> list[str]:
@@ -356,19 +224,30 @@ def _out_of_order(landscape: Landscape) -> list[str]:
 
 def _further_axes(landscape: Landscape, pick: Candidate) -> list[str]:
     """What the edge of a study with more than two numeric parameters is conditioned on."""
-    others = {
-        axis.name: pick.params[axis.name]
+    tried = {
+        axis.name: {record.params[axis.name] for record in landscape.records}
         for axis in landscape.space.axes
         if axis.name not in (LEARNING_RATE, MAX_GRAD_NORM)
     }
-    if not others:
-        return []
-    move = "moves" if len(others) == 1 else "each move"
-    return [
-        f"Edge, margin and region are along the learning rate at {params_text(others)}, the "
-        f"recommended value{'s' * (len(others) > 1)}, which {move} the edge in a straight line in "
-        "this model. Scores are predicted over all searched parameters together."
-    ]
+    varied, held = (
+        {name: pick.params[name] for name, values in tried.items() if is_one is (len(values) == 1)}
+        for is_one in (False, True)
+    )
+    notes = []
+    if varied:
+        move = "moves" if len(varied) == 1 else "each move"
+        scores = " Scores are predicted over all searched parameters together."
+        notes.append(
+            f"Edge, margin and region are along the learning rate at {params_text(varied)}, the "
+            f"recommended value{'s' * (len(varied) > 1)}, which {move} the edge in a straight "
+            f"line in this model.{scores if landscape.surface is not None else ''}"
+        )
+    if held:
+        notes.append(
+            f"Held at {params_text(held)} in every trial{alike(pick)}: nothing is known of other "
+            "values."
+        )
+    return notes
 
 
 def _on_seeds(pick: Candidate) -> list[str]:

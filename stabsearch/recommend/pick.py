@@ -17,19 +17,19 @@ import numpy as np
 from stabsearch.recommend.candidates import Candidate
 from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.clipping import clip_edges, clip_meaning
+from stabsearch.recommend.combinations import notes_on_combinations, unjudged_of
 from stabsearch.recommend.confirm import confirmation_of, notes_on_confirmation
 from stabsearch.recommend.hazard import horizon_of
-from stabsearch.recommend.landscape import Landscape, margin_octaves
+from stabsearch.recommend.landscape import margin_octaves
 from stabsearch.recommend.notes import notes_on_pick, notes_on_sampler, notes_on_study
 from stabsearch.recommend.sensitivity import lr_sensitivity
 from stabsearch.recommend.space import LEARNING_RATE, learning_rate_of
 from stabsearch.recommend.stabilise import stabilisers_of
-from stabsearch.records import Edge, Outcome, Purpose, Recommendation, TrialRecord
+from stabsearch.recommend.tuner import tuner_fields, tuners_choice
+from stabsearch.records import Edge, Recommendation, TrialRecord
 from stabsearch.results.frames import Results
 
 MAX_EDGE_TRIALS = 4
-MIN_CHOICE = 2
-"""Settings that short trials left for training to the end; fewer are no choice of a tuner's."""
 
 
 def recommend(results: Results) -> Recommendation:
@@ -43,10 +43,12 @@ def recommend(results: Results) -> Recommendation:
 def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> Recommendation:
     """The answer that follows from some trials of the resolved ``study``."""
     choice = choice_of(records, study)
-    pick, tuners = choice.pick, _tuners_choice(records)
+    pick, tuners = choice.pick, tuners_choice(records)
     ended = [r for r in records if r.has_result]
     unstable = [r.trial_id for r in records if choice.is_unstable(r)]
+    unjudged = unjudged_of(choice, study)
     notes = notes_on_study(choice.space, choice.landscapes, choice.candidates)
+    notes += notes_on_combinations(unjudged)
     answer: dict[str, Any] = {"params": None, "trial_id": None, "num_seeds": choice.num_seeds}
     if pick is not None:
         answer |= _of_the_pick(pick) | {
@@ -58,13 +60,9 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
                 stabilisers_of(choice.landscapes, pick.landscape, pick.params, study)
             ),
         }
-        notes += notes_on_pick(pick, choice.candidates, study)
+        notes += notes_on_pick(pick, choice, study)
     if tuners is not None:
-        answer |= _of_the_tuner(tuners, choice.landscapes[choice.space.category(tuners.params)])
-    if pick is not None and tuners is not None and tuners.score:
-        is_same = tuners.setting == pick.setting
-        price = 0.0 if is_same else (pick.best_trial.score or 0.0) / tuners.score - 1.0
-        answer["price_of_safety"] = price
+        answer |= tuner_fields(choice, tuners)
     return Recommendation(
         **answer,
         confirmation=confirmation_of(choice, study),
@@ -73,6 +71,7 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
         unstable_trial_ids=tuple(unstable),
         num_trials=len(records),
         num_unstable=len(unstable),
+        num_unjudged=unjudged.num if unjudged else 0,
         steps_spent=sum(r.steps for r in ended),
         steps_budgeted=sum(r.max_train_steps for r in ended),
         notes=(*notes_on_confirmation(choice), *notes),
@@ -111,6 +110,7 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
         "num_failed_seeds": pick.num_failed,
         "num_seeds": pick.num_seeds,
         "score": pick.score,
+        "trial_score": pick.best_trial.score,
         "worst_score": pick.worst_score,
         "region_low": region[0] if region else None,
         "region_high": region[1] if region else None,
@@ -120,32 +120,8 @@ def _of_the_pick(pick: Candidate) -> dict[str, Any]:
         "margin_octaves": pick.margin,
         "p_unstable": landscape.p_unstable(pick.params),
         "p_unstable_doubled": pick.p_doubled,
+        "is_safe": pick.is_safe,
         "edge_trial_ids": _edge_trials(pick),
-    }
-
-
-def _tuners_choice(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The lowest score that the search trained to: a tuner does not know what is stable. None
-    where there is nothing to choose among."""
-    scored = [
-        r
-        for r in records
-        if r.purpose is Purpose.SEARCH and r.outcome is Outcome.COMPLETED and r.score is not None
-    ]
-    has_probes = any(r.purpose is Purpose.PROBE for r in records)
-    if has_probes and len({r.setting for r in scored}) < MIN_CHOICE:
-        return None
-    return min(scored, key=lambda r: (r.score or 0.0, r.trial_id), default=None)
-
-
-def _of_the_tuner(trial: TrialRecord, landscape: Landscape) -> dict[str, Any]:
-    return {
-        "best_trial_id": trial.trial_id,
-        "best_params": trial.params,
-        "best_score": trial.score,
-        "best_is_stable": trial.is_stable,
-        "best_margin_octaves": landscape.margin(trial.params),
-        "best_worst_score": landscape.worst_scores([trial.params])[0],
     }
 
 

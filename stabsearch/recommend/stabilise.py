@@ -22,7 +22,12 @@ from stabsearch.recommend.edge import INTERVAL, EdgePosterior
 from stabsearch.recommend.evidence import evidence, learned_nothing
 from stabsearch.recommend.landscape import Landscape
 from stabsearch.recommend.quadrature import quantiles
-from stabsearch.recommend.space import LEARNING_RATE, Floats, learning_rate_of
+from stabsearch.recommend.space import (
+    LEARNING_RATE,
+    Floats,
+    learning_rate_of,
+    steps_with_gradient,
+)
 from stabsearch.records import Params, ParamValue, Stabiliser, TrialRecord
 
 MISSED = 0.05
@@ -70,12 +75,15 @@ def _categorical(
     params: Params,
     study: Mapping[str, Any],
 ) -> Iterator[Stabiliser]:
-    """Categories are compared where they differ in one parameter only."""
+    """Categories are compared where they differ in one parameter only, and where learning rates
+    mean the same: one that steps with the gradient is no rate of one that undoes its scale."""
+    is_step = steps_with_gradient(study, params)
     for name in own.space.categories:
         alike = {
             value: landscape
             for category, landscape in landscapes.items()
             if (value := _differs_only_in(name, category, own, params)) is not None
+            and steps_with_gradient(study, params | {name: value[0]}) is is_step
         }
         known = {
             value: edge

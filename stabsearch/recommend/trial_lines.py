@@ -84,8 +84,8 @@ def _rates(group: pd.DataFrame) -> str:
     column = f"params_{LEARNING_RATE}"
     if column not in group:
         return ""
-    rates = group[column].astype(float).dropna()
-    if rates.empty:  # a rate that is not searched is a parameter of stress tests alone
+    rates = group[column].astype(float)
+    if rates.isna().any():  # a rate that is not searched is a parameter of stress tests alone
         return ""
     low, high = number(float(rates.min())), number(float(rates.max()))
     return f", {LEARNING_RATE} {low}" + (f" .. {high}" if high != low else "")

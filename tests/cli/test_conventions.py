@@ -1,13 +1,15 @@
-"""What a printed command starts with: it must work where it is pasted."""
+"""What a printed command starts with, to work where it is pasted; what an answer exits with."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stabsearch.cli import conventions
+from stabsearch.records import Confirmation, Recommendation
 
 
 @pytest.fixture
@@ -74,3 +76,43 @@ def test_any_other_start_says_the_plain_name(environment, monkeypatch):
 def test_paths_below_the_current_directory_are_short(environment):
     assert conventions.short(Path.cwd() / "a" / "b") == Path("a/b")
     assert conventions.short(Path("/else/where")) == Path("/else/where")
+
+
+HELD = Confirmation(
+    num_seeds=3,
+    num_stable=3,
+    stress_octaves=1.0,
+    stress_learning_rate=2e-3,
+    num_stress_seeds=3,
+    num_stress_stable=3,
+    num_asked=3,
+    p_fail_bound=0.2,
+    moved_from=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 0),
+        ({"is_safe": True, "is_precise": True, "confirmation": HELD}, 0),
+        ({"is_precise": False}, 4),
+        ({"confirmation": replace(HELD, num_stable=2)}, 4),
+        ({"is_safe": False}, 4),
+        ({"is_safe": False, "confirmation": HELD}, 0),
+        ({"is_safe": False, "confirmation": replace(HELD, stress_octaves=0.5)}, 4),
+        ({"is_safe": False, "confirmation": HELD, "margin_asked": 2.0}, 4),
+        ({"is_safe": False, "confirmation": replace(HELD, stress_octaves=0.0)}, 4),
+        ({"num_unjudged": 1}, 4),
+        ({"params": None, "num_unjudged": 1}, 3),
+    ],
+    ids=[
+        "nothing", "everything", "imprecise", "not held", "unsafe", "unsafe, and held",
+        "held nearer by", "a wider margin", "held without a stress test", "words left",
+        "nothing stable",
+    ],
+)  # fmt: skip
+def test_exit_code_0_says_that_nothing_speaks_against_the_answer(changes, code):
+    answer = Recommendation(params={"learning_rate": 1e-3}, trial_id="0000-0")
+
+    assert conventions.exit_code_of(replace(answer, **changes)) == code

@@ -22,6 +22,7 @@ from stabsearch.stability.judges import make_judge
 from stabsearch.stability.replay import verdicts_of
 from stabsearch.training.trainer import Trainer
 from tests import synthetic_study as synthetic
+from tests.synthetic_study import look
 
 runner = CliRunner()
 
@@ -180,6 +181,41 @@ def test_explain_json_has_every_number(app, real):
 def test_every_kind_of_trial_can_be_explained(app, every_kind, trial):
     assert f"TRIAL       {trial:04d}-0" in run(app, "explain", every_kind, trial)
     json.loads(run(app, "explain", every_kind, trial, "--json"))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A short trial that had learned nothing by its end, where one at a lower rate had."""
+    records = [
+        synthetic.record(
+            number, learning_rate=rate, **synthetic.SHORT, score=score, looks=(look(score),)
+        )
+        for number, (rate, score) in enumerate([(1e-3, 4.0), (0.1, 6.2)])
+    ]
+    path = tmp_path_factory.mktemp("results") / "compared"
+    return synthetic.write(path, records, with_tables=True)
+
+
+def test_why_a_trial_counts_as_unstable_that_no_rule_calls_so_is_said(app, compared):
+    output = run(app, "explain", compared, "1")
+    reason = (
+        "counts as unstable in the answer: by step 200 its score was 6.2, no better than the 6"
+    )
+
+    assert "VERDICTS    none" in output
+    assert f"COMPARED    {reason}" in output
+    assert "0000-0, learning_rate 1e-3, score 4 by then" in output
+    assert "COMPARED" not in run(app, "explain", compared, "0")
+    (trial,) = json.loads(run(app, "explain", compared, "1", "--json"))["trials"]
+    assert trial["comparison"].startswith(reason)
+
+
+def test_a_replay_says_how_many_the_answer_counts_as_unstable_all_the_same(app, compared):
+    output = run(app, "replay", compared)
+
+    assert "ENDINGS     2 short and within the edge" in output
+    assert "1 trial counts as unstable in the answer all the same" in output
+    assert "all the same" not in run(app, "replay", compared, "--trial", "0")
 
 
 def test_what_has_not_reported_has_nothing_to_draw(app, every_kind):

@@ -21,6 +21,7 @@ from tests import synthetic_study as synthetic
 ADAMW = {"clipping": "global_norm", "optimizer": "adamw"}
 STUDY = {"space": synthetic.SPACE, "trainer": ADAMW}
 STEPS = synthetic.STEPS
+RATE_ONLY = {"learning_rate": {"log_uniform": [1e-4, 0.3]}}
 
 
 def unstable(setting, rate, **changes):
@@ -295,6 +296,29 @@ def test_a_category_that_moves_the_edge(octaves):
     assert found.num_trials == 96
 
 
+@pytest.mark.parametrize(
+    ("words", "is_compared"),
+    [(("adam", "lion"), True), (("adamw", "sgd"), False), (("sgd", "ASGD"), True)],
+)
+def test_optimizers_are_compared_where_their_rates_mean_the_same(words, is_compared):
+    """The step of SGD is as large as the gradient; the others undo its scale."""
+    records = [
+        replace(
+            record,
+            params={
+                "learning_rate": record.params["learning_rate"],
+                "optimizer": words[record.params["kind"] == "lion"],
+            },
+        )
+        for record in with_optimizers(0, 2.0)
+    ]
+    space = {"learning_rate": synthetic.SPACE["learning_rate"]}
+    space |= {"optimizer": {"choice": list(words)}}
+    found = recommend_from(records, STUDY | {"space": space}).stabilisers
+
+    assert [each.param for each in found] == ["optimizer"] * is_compared
+
+
 def test_a_category_that_does_nothing_is_undecided():
     answer = recommend_from(with_optimizers(0, 0.0), KINDS)
 
@@ -445,6 +469,38 @@ def test_the_farthest_comes_first_and_the_block_stays_short():
     assert sum(line.startswith((" ", "WHAT")) for line in block[:6]) <= 6
     assert "undecided by these trials:" in text
     assert "recommended values, which each move the edge" in text
+
+
+DECADES = (
+    synthetic.record(0, learning_rate=1e-3),
+    synthetic.record(1, learning_rate=1e-2),
+    synthetic.diverged(2, learning_rate=0.1),
+)
+BETAS = {"adam_beta1": {"uniform": [0.0, 0.95]}, "adam_beta2": {"uniform": [0.9, 0.999]}}
+
+
+@pytest.mark.parametrize(
+    ("trials", "beta2", "is_varied", "is_predicted"),
+    [(40, (0.95,), False, True), (40, (0.92, 0.98), True, True), (3, (0.92, 0.98), True, False)],
+    ids=["held", "varied", "too few for a surface"],
+)
+def test_a_parameter_that_was_held_is_not_said_to_move_the_edge(
+    trials, beta2, is_varied, is_predicted
+):
+    records = [
+        replace(record, params={"learning_rate": rate, "adam_beta1": 0.475, "adam_beta2": betas})
+        for n, record in enumerate(synthetic.draw(40, seed=3) if trials > 3 else DECADES)
+        for rate, betas in [(record.params["learning_rate"], beta2[n % len(beta2)])]
+    ]
+    notes = recommend_from(records, STUDY | {"space": RATE_ONLY | BETAS}).notes
+
+    held = "adam_beta1=0.475" + " adam_beta2=0.95" * (not is_varied)
+    assert f"Held at {held} in every trial: nothing is known of other values." in notes
+    straight = [note for note in notes if "which moves the edge in a straight line" in note]
+    assert len(straight) == is_varied
+    for note in straight:
+        assert ("Scores are predicted over all" in note) is is_predicted
+        assert "adam_beta1" not in note
 
 
 # --- a boundary study -------------------------------------------------------------------------
@@ -628,7 +684,6 @@ def test_of_few_measured_settings_what_lies_around_them_counts(scores, best):
 
 # --- failure that does not grow with the rate ---------------------------------------------------
 
-RATE_ONLY = {"learning_rate": {"log_uniform": [1e-4, 0.3]}}
 INVERTED_STUDY = {"space": RATE_ONLY, "trainer": ADAMW, "horizon_steps": 2000}
 
 
@@ -898,6 +953,62 @@ def test_an_unsafe_setting_of_a_small_study_has_no_combinations_that_were_passed
     assert "Combinations" not in notes
 
 
+@pytest.mark.parametrize(("lowest_stable", "is_safe"), [(0.01, False), (1e-4, True)])
+def test_whether_the_setting_is_safe_is_a_field(lowest_stable, is_safe):
+    stable = np.geomspace(lowest_stable, 0.012, 4)
+    records = [synthetic.record(n, learning_rate=float(rate)) for n, rate in enumerate(stable)]
+    records += [unstable(6 + n, 0.0144 * 1.1**n) for n in range(4)]
+
+    assert recommend_from(records, STUDY).is_safe is is_safe
+
+
+def confirmed_before_failures_were_seen(num_stress=2):
+    """0.01 was the answer, and held at 1.4 times the rate; then failures came at 1.7 times it."""
+    study = {"space": RATE_ONLY, "trainer": ADAMW}
+    study["confirm"] = {"seeds": 2, "stress_octaves": 0.5}
+    search = [rate_only(0, 0.01), rate_only(1, 0.0025, 1.5), rate_only(2, 0.0007, 1.9)]
+    confirming = [
+        rate_only(0, 0.01, seed=1, trial_id="0000-1", purpose=Purpose.CONFIRM),
+        *(
+            rate_only(3, 0.01 * 2**0.5, seed=n, trial_id=f"0003-{n}", purpose=Purpose.STRESS)
+            for n in range(num_stress)
+        ),
+    ]
+    failed = [
+        synthetic.diverged(10 + n, params={"learning_rate": rate})
+        for n, rate in enumerate((0.017, 0.02, 0.022, 0.03))
+    ]
+    return recommend_from([*search, *confirming, *failed], study)
+
+
+@pytest.mark.parametrize(
+    ("num_stress", "why"), [(2, "it held in its confirmation"), (1, "its confirmation goes on")]
+)
+def test_a_setting_that_is_kept_for_its_confirmation_is_not_called_the_least_risky(
+    num_stress, why
+):
+    answer = confirmed_before_failures_were_seen(num_stress)
+    (note,) = (note for note in answer.notes if "likely to survive" in note)
+
+    assert answer.trial_id == "0000-0"
+    assert note.startswith("This setting is not likely to survive twice the rate")
+    assert f"it stays because {why}. Safer by the model is setting 1" in note
+    assert "least risky" not in note
+
+
+def test_that_nothing_is_safe_is_not_said_of_settings_that_lack_seeds():
+    """The one at 1e-3 is safe, and another of its seeds has not ended."""
+    records = [
+        synthetic.record(n, seed, learning_rate=rate)
+        for n, rate in enumerate((0.01, 1e-3))
+        for seed in range(2 - n)
+    ]
+    records += [unstable(2 + n, 0.0144 * 1.1**n) for n in range(4)]
+    notes = " ".join(recommend_from(records, STUDY | {"seeds": 2}).notes)
+
+    assert "No stable setting that may still be recommended is likely to survive twice" in notes
+
+
 def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_words():
     space = synthetic.SPACE | {"optimizer": {"choice": ["adamw", "lion"]}}
     records = [
@@ -911,12 +1022,89 @@ def test_which_setting_was_the_only_one_trained_to_its_end_is_said_with_its_word
     assert "One setting with optimizer = adamw was trained to its end." in notes
 
 
+def looking(records, score_of):
+    """The same, with the score of every trial that did not fail at the end of the short ones."""
+    return [
+        r
+        if r.is_unstable
+        else replace(r, looks=(synthetic.look(score_of(r.params["learning_rate"])),))
+        for r in records
+    ]
+
+
+NEAR_THE_BEST = "That it is near the best is what short trials say"
+
+
 def test_how_one_of_two_that_were_trained_to_their_end_was_chosen_is_said():
-    records = synthetic.boundary(clips=(1.0,), num_full=2)
+    records = looking(synthetic.boundary(clips=(1.0,), num_full=2), synthetic.score)
     notes = " ".join(recommend_from(records, STUDY).notes)
 
     assert "2 stable settings were trained to their end: of those that are safe" in notes
-    assert "That the best one is near is what short trials say" in notes
+    assert NEAR_THE_BEST in notes
+    assert "Too few settings" not in notes
+
+
+@pytest.mark.parametrize(
+    ("score_of", "expected"),
+    [
+        (lambda rate: 1 + 0.4 * abs(math.log2(rate / 3e-3)), NEAR_THE_BEST),
+        (lambda rate: 1 + 0.4 * abs(math.log2(rate / 5.5e-3)), NEAR_THE_BEST),
+        (
+            lambda rate: 1 + 0.4 * abs(math.log2(rate / 0.02)),
+            "That it is near the best cannot be said: by step 200 its score was 2.09, and 1.12 "
+            "that of trial 0003-0 at learning_rate 0.025; it was placed as far below the edge as "
+            "the margin asks.",
+        ),
+        (
+            lambda rate: 1 + 0.4 * abs(math.log2(rate / 1e-4)),
+            "That it is near the best cannot be said: by step 200 its score was 2.96, and 1.07 "
+            "that of trial 0009-0 at learning_rate 1.1e-4.",
+        ),
+        (lambda rate: None, "Whether it is near the best no short trial says: none has a score"),
+    ],
+    ids=["there", "an octave off", "beyond what is safe", "far below", "without scores"],
+)
+def test_that_a_setting_is_near_the_best_is_said_only_where_short_trials_say_so(
+    score_of, expected
+):
+    """One setting was trained to its end, three octaves below the edge."""
+    records = [
+        *synthetic.boundary(clips=(1.0,), num_full=0),
+        synthetic.record(9, learning_rate=1.12e-4, **synthetic.SHORT),
+        synthetic.record(90, learning_rate=3e-3, score=1.0),
+    ]
+    notes = " ".join(recommend_from(looking(records, score_of), STUDY).notes)
+
+    assert f"One setting was trained to its end. {expected[:20]}" in notes
+    assert expected in notes
+    assert (NEAR_THE_BEST in notes) is (expected is NEAR_THE_BEST)
+
+
+def test_a_later_look_counts_more_than_an_early_one():
+    """By step 200 twice its rate and a half is ahead; by step 500 it is behind."""
+    early = [synthetic.look(5.0), synthetic.look(4.0)]
+    late = [synthetic.look(3.0, step=500), synthetic.look(3.5, step=500)]
+    own, other = ((early[n], late[n]) for n in range(2))
+    records = [
+        *synthetic.boundary(clips=(1.0,), num_full=0),
+        synthetic.record(9, learning_rate=7.5e-3, **(synthetic.SHORT | {"steps": 500})),
+        synthetic.record(90, learning_rate=3e-3, score=1.0, looks=own),
+    ]
+    records[-2] = replace(records[-2], looks=other)
+
+    assert NEAR_THE_BEST in " ".join(recommend_from(records, STUDY).notes)
+
+
+def test_the_one_that_is_left_of_several_was_not_chosen_by_scores():
+    """The other two look past the timestep."""
+    poor = {"severity": Severity.PENALISE, "rule": "R6", "symptom": str(Symptom.TIME_BLIND)}
+    records = [
+        replace(r, **poor) if r.setting in (5, 6) else r
+        for r in synthetic.boundary(clips=(1.0,), num_full=3)
+    ]
+    notes = " ".join(recommend_from(records, STUDY).notes)
+
+    assert "Of 3 settings that were trained to their end this one alone is left." in notes
     assert "Too few settings" not in notes
 
 
@@ -972,17 +1160,21 @@ def test_a_stable_setting_without_a_score_is_not_said_to_have_failed():
     assert answer.notes == ("Setting 0 was stable in all its seeds, but its score is not finite.",)
 
 
-def test_failed_stress_tests_of_a_rate_that_is_not_searched_name_no_rate(tmp_path):
+@pytest.mark.parametrize("has_failed", [False, True], ids=["stress tests held", "and failed"])
+def test_trials_of_a_rate_that_is_not_searched_name_no_rate(tmp_path, has_failed):
+    """Stress tests alone have one: others of their group ran at the trainer's."""
+    lost = {
+        "severity": Severity.PENALISE, "rule": "R1c", "symptom": str(Symptom.LOST_PROGRESS),
+        "verdict_step": 400,
+    }  # fmt: skip
     space = {"weight_decay": {"log_uniform": [1e-4, 1.0]}}
     own = synthetic.record(0, params={"weight_decay": 0.01})
-    failed = synthetic.record(
-        1, params={"weight_decay": 0.1}, severity=Severity.PENALISE, rule="R1c",
-        symptom=str(Symptom.LOST_PROGRESS), verdict_step=400,
-    )  # fmt: skip
+    failed = synthetic.record(1, params={"weight_decay": 0.1}, **lost)
     stress = replace(own, params=own.params | {"learning_rate": 2e-3}, purpose=Purpose.STRESS,
-                     setting=2, trial_id="0002-0")  # fmt: skip
+                     setting=2, trial_id="0002-0", **(lost if has_failed else {}))  # fmt: skip
     path = synthetic.write(tmp_path / "demo", [own, failed, stress], space=space, trainer=ADAMW)
 
     text = describe(recommend(load(path)), load(path).trials)
 
-    assert "lost progress: 1 trial, at step 400" in text
+    trials = "2 trials" if has_failed else "1 trial"
+    assert f"lost progress: {trials}, at step 400" in text
