@@ -180,7 +180,7 @@ class Landscape:
             points = np.repeat(own, len(rates), axis=0)
             points[:, index] = [axis.position(float(rate)) for rate in rates]
             found: np.ndarray = surface.predict(points) <= limit
-            return found & surface.is_measured(points, along=LEARNING_RATE)
+            return found & surface.is_measured(points, (LEARNING_RATE,))
 
         return _around(learning_rate_of(params), region, is_good)
 

@@ -40,7 +40,7 @@ def lr_sensitivity(landscape: Landscape, params: Params) -> float | None:
     octaves = np.linspace(low, high, int((high - low) * STEPS_PER_OCTAVE) + 2)
     points = np.repeat(landscape.space.points([params]), len(octaves), axis=0)
     points[:, landscape.space.axes.index(axis)] = octaves
-    if not landscape.surface.is_measured(points, along=LEARNING_RATE).all():
+    if not landscape.surface.is_measured(points, (LEARNING_RATE,)).all():
         return None
     losses = [replace(record, score=record.eval_loss) for record in landscape.records]
     surface = fit_surface(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,12 +65,12 @@ class Surface:
         scores: Floats = np.exp(np.asarray(self._process.predict(points), dtype=np.float64))
         return np.clip(scores, self._lowest, self._highest)
 
-    def is_measured(self, points: Floats, *, along: str | None = None) -> NDArray[np.bool_]:
-        """Whether a trial with a score is near each of ``points[n, axes]``, ``[n]``: elsewhere the
-        process knows nothing, whatever it says. ``along``: near on this axis alone."""
+    def is_measured(self, points: Floats, along: Collection[str]) -> NDArray[np.bool_]:
+        """Whether a trial with a score is near each of ``points[n, axes]`` on the axes ``along``,
+        wherever on the others, ``[n]``. Elsewhere the process knows nothing, whatever it says."""
         from sklearn.neighbors import KDTree
 
-        kept = [i for i, axis in enumerate(self._axes) if along in (None, axis.name)]
+        kept = [i for i, axis in enumerate(self._axes) if axis.name in along]
         reach = np.array([_reach(self._axes[i]) for i in kept])
         tree = KDTree(self._points[:, kept] / reach, metric="chebyshev")
         distances, _ = tree.query(points[:, kept] / reach)

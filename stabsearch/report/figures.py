@@ -7,6 +7,7 @@ the shape of its marker, and every shape is explained in words beside the axes.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,9 @@ DPI = 150
 # One seed for the ids inside the SVG, and text as text: the same study gives the same file.
 STYLE: Any = {"font.size": 9, "svg.hashsalt": "stabsearch", "svg.fonttype": "none"}
 
+TITLE_WIDTH = 60
+"""Characters of a line; more would run into a wide legend."""
+
 EDGE_INK, PICK_INK = "#b2182b", "#ffffff"
 
 SAFE_LINE: dict[str, Any] = {
@@ -75,6 +79,8 @@ VEIL: dict[str, Any] = {
     "zorder": 0.5,
 }
 """Over scores that are predicted where nothing was trained to its end."""
+PALE: dict[str, Any] = {"facecolor": "#f3eeda", "edgecolor": "none"}
+PALE_LABEL = "pale: a guess, no trial\nnear it ended"
 GUESSED_LABEL = "the edge by the model,\nwhere nothing was tried"
 NEAR_OCTAVES, NEAR_SHARE = 1.0, 0.1
 """So far from a trial, in octaves or in the share of a range, the edge is a guess."""
@@ -193,32 +199,35 @@ def _draw_plane(
     assert plane.y is not None
     colours = light(mpl.colormaps["cividis_r"])
     xs, ys = positions_across(plane.x, 121), positions_across(plane.y, 91)
-    if plane.surface is not None:
-        grid_x, grid_y = np.meshgrid(xs, ys)
-        points = np.repeat(plane.landscape.space.points([plane.base]), grid_x.size, axis=0)
-        points[:, plane.landscape.space.axes.index(plane.x)] = grid_x.ravel()
-        points[:, plane.landscape.space.axes.index(plane.y)] = grid_y.ravel()
-        scores = plane.surface.predict(points).reshape(grid_x.shape)
-        axes.pcolormesh(
-            values_at(plane.x, xs),
-            values_at(plane.y, ys),
-            scores,
-            cmap=colours,
-            norm=norm,
-            shading="gouraud",
-            rasterized=True,
-            zorder=0,
-        )
-        is_guessed = ~plane.surface.is_measured(points).reshape(grid_x.shape)
-        if is_guessed.any():
-            axes.contourf(values_at(plane.x, xs), values_at(plane.y, ys), is_guessed, **VEIL)
+    guesses = _draw_scores(axes, plane, (xs, ys), norm, colours) if plane.surface else []
     handles = _draw_trials(axes, plane, norm, colours)
     handles += _draw_edge_line(axes, plane, ys)
-    handles += _draw_pick(axes, plane, answer)
+    handles += [*_draw_pick(axes, plane, answer), *guesses]
     if plane.surface is not None or any(kind.is_scored for kind in kinds_of(plane.landscape)):
         _draw_colorbar(figure, axes, plane, norm, colours)
     axes.set_ylim(*limits(plane.y))
     return handles
+
+
+def _draw_scores(
+    axes: Axes, plane: _Plane, grid: tuple[Floats, Floats], norm: LogNorm, colours: Colormap
+) -> list[tuple[object, str]]:
+    assert plane.surface is not None
+    assert plane.y is not None
+    drawn = (plane.x, plane.y)
+    positions = np.meshgrid(*grid)
+    points = np.repeat(plane.landscape.space.points([plane.base]), positions[0].size, axis=0)
+    for axis, at in zip(drawn, positions, strict=True):
+        points[:, plane.landscape.space.axes.index(axis)] = at.ravel()
+    xs, ys = (values_at(axis, at) for axis, at in zip(drawn, grid, strict=True))
+    scores = plane.surface.predict(points).reshape(positions[0].shape)
+    look: dict[str, Any] = {"cmap": colours, "norm": norm, "shading": "gouraud"}
+    axes.pcolormesh(xs, ys, scores, rasterized=True, zorder=0, **look)
+    is_guessed = ~plane.surface.is_measured(points, [axis.name for axis in drawn])
+    if not is_guessed.any():
+        return []
+    axes.contourf(xs, ys, is_guessed.reshape(scores.shape), **VEIL)
+    return [(Patch(**PALE), PALE_LABEL)]
 
 
 def _draw_colorbar(
@@ -322,7 +331,7 @@ def _draw_line(
     if plane.surface is not None:
         points = np.repeat(plane.landscape.space.points([plane.base]), len(xs), axis=0)
         points[:, plane.landscape.space.axes.index(plane.x)] = xs
-        is_measured = plane.surface.is_measured(points, along=plane.x.name)
+        is_measured = plane.surface.is_measured(points, (plane.x.name,))
         scores = np.where(is_measured, plane.surface.predict(points), math.nan)
         (line,) = axes.plot(
             values_at(plane.x, xs), scores, color="#4a6fa5", linewidth=1.6, zorder=2
@@ -436,4 +445,7 @@ def _title(results: Results, answer: Recommendation, plane: _Plane) -> str:
     others = {name: value for name, value in fixed.items() if name not in common}
     words = [("at", common), ("predicted at", others)]
     parts = [f"{where} {params_text(params)}" for where, params in words if params]
-    return title + (f"\n{'; '.join(parts)}" if parts else "")
+    lines = textwrap.wrap(
+        "; ".join(parts), TITLE_WIDTH, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join([title, *lines])

@@ -209,8 +209,8 @@ def test_a_prediction_is_measured_near_a_trial_only(rate, clip, at_the_rate, bot
     searched, surface = surface_of(records)
     points = searched.points([{"learning_rate": rate, "max_grad_norm": clip}])
 
-    assert surface.is_measured(points) == [both]
-    assert surface.is_measured(points, along="learning_rate") == [at_the_rate]
+    assert surface.is_measured(points, ("learning_rate", "max_grad_norm")) == [both]
+    assert surface.is_measured(points, ("learning_rate",)) == [at_the_rate]
 
 
 def test_settings_that_differ_by_rounding_are_one():

@@ -269,10 +269,16 @@ DEAD = [
 @pytest.mark.parametrize("has_learned", [False, True])
 def test_no_score_is_predicted_where_no_trial_learned(tmp_path, has_learned):
     """A surface through dead trials alone is the score of a dead network, all over the plane."""
-    poor = synthetic.record(
-        9, learning_rate=0.001, symptom=str(Symptom.LOSS_STUCK), severity=Severity.PENALISE
-    )
-    results = results_of(tmp_path, [*DEAD, *[poor] * has_learned])
+    poor = [
+        synthetic.record(
+            9 + i,
+            learning_rate=0.001 / 2**i,
+            symptom=str(Symptom.LOSS_STUCK),
+            severity=Severity.PENALISE,
+        )
+        for i in range(4)
+    ]
+    results = results_of(tmp_path, [*DEAD, *poor * has_learned])
 
     figure = draw_map(results, recommend(results))
 
