@@ -727,7 +727,8 @@ class Recommendation:
     p_unstable_doubled: float | None = None
     """The same at the study's margin above its learning rate: at twice it for one octave."""
     is_safe: bool | None = None
-    """Whether at most 10% of runs fail up to the study's margin above it, by the model."""
+    """Whether at most 10% of runs fail up to the study's margin above it, by the model; up to its
+    stress test, where that goes further."""
     margin_asked: float = 1.0
     """The study's margin in octaves: how far around it a setting's worst score counts, and how
     far above it few runs may fail."""

@@ -114,7 +114,7 @@ def _doubt(pick: Candidate) -> str:
     is_beyond = _octaves_above(pick, best) > 0 and (
         pick.landscape.risk(best.params) > MAX_FAILURE_PROBABILITY
     )
-    placed = "; it was placed as far below the edge as the margin asks" if is_beyond else ""
+    placed = "; it was placed as far below the edge as the study asks" if is_beyond else ""
     rate = number(learning_rate_of(best.params))
     return (
         f"That it is near the best cannot be said: by step {step} its score was "
@@ -154,7 +154,7 @@ def _preference(pick: Candidate, first: Candidate) -> str:
 
 def _on_risk(pick: Candidate, choice: Choice) -> str:
     """That the pick is not safe, and which setting would be safer, if one is."""
-    octaves = pick.landscape.octaves
+    octaves = pick.landscape.safety_octaves
     known = " as far up as rates were tried" if pick.p_doubled is None else ""
     risk = f"{percent(pick.risk)}{known}"
     likely = (

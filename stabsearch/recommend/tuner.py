@@ -9,7 +9,6 @@ from stabsearch.recommend.candidates import OWN_PURPOSES, Candidate
 from stabsearch.recommend.choice import Choice
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.rounds import Round
-from stabsearch.recommend.space import learning_rate_of
 from stabsearch.recommend.words import count, symptom_words, times_words
 from stabsearch.records import Outcome, Purpose, TrialRecord
 
@@ -88,17 +87,20 @@ def _is_safer(pick: Candidate, choice: Choice, landscape: Landscape, trial: Tria
         return False
     if _broken_round(choice, trial) is not None:
         return True
-    is_at_risk = landscape.risk(trial.params) > max(MAX_FAILURE_PROBABILITY, pick.risk)
     is_alike = landscape is pick.landscape
-    return (is_at_risk or is_alike) and _is_farther_from_edge(pick, landscape, trial)
+    is_at_risk = landscape.risk(trial.params) > max(MAX_FAILURE_PROBABILITY, pick.risk)
+    return (is_alike or is_at_risk) and _is_nearer(pick, landscape, trial, is_alike=is_alike)
 
 
-def _is_farther_from_edge(pick: Candidate, landscape: Landscape, trial: TrialRecord) -> bool:
-    """By the margins; where no edge was seen, by the learning rates."""
+def _is_nearer(
+    pick: Candidate, landscape: Landscape, trial: TrialRecord, *, is_alike: bool
+) -> bool:
+    """Whether a trial lies nearer to its edge than the pick: by the margins where both are known,
+    else by how they lie to each other. Of other words it is at risk, and they are not."""
     theirs = landscape.margin(trial.params)
     if pick.margin is not None and theirs is not None:
-        return pick.margin > theirs
-    return learning_rate_of(pick.params) < learning_rate_of(trial.params)
+        return theirs < pick.margin
+    return not is_alike or not landscape.is_as_near(pick.params, trial.params)
 
 
 def _seeds_of(landscape: Landscape, trial: TrialRecord) -> list[TrialRecord]:

@@ -1053,7 +1053,7 @@ def test_how_one_of_two_that_were_trained_to_their_end_was_chosen_is_said():
             lambda rate: 1 + 0.4 * abs(math.log2(rate / 0.02)),
             "That it is near the best cannot be said: by step 200 its score was 2.09, and 1.12 "
             "that of trial 0003-0 at learning_rate 0.025; it was placed as far below the edge as "
-            "the margin asks.",
+            "the study asks.",
         ),
         (
             lambda rate: 1 + 0.4 * abs(math.log2(rate / 1e-4)),
