@@ -59,6 +59,8 @@ LOST_SHARE = 0.2
 """... unless it has lost more than this share of its progress again."""
 FAR_ABOVE = 1.5
 """Times the loss of the output 0: no first batch of a model that outputs next to nothing."""
+MIN_WAY = 1e-12
+"""Floor of what progress is measured by, in units of the loss."""
 
 
 def judged_bins(facts: TrialFacts) -> list[int]:
@@ -374,10 +376,10 @@ class TrialWindow:
     def lost_progress(self) -> float:
         """Share of the progress below the constant prediction that is lost again.
 
-        (current - min) / max(C0 - min, (C0 - trivial) / 2); the second term keeps a trial that
-        has hardly moved from losing "all" of nothing. Of the last window and the mean of the last
-        two the lower one counts: a steeply falling loss is below its own mean. Until a trial has
-        come down to C0, where it began stands in the place of C0, if that was far above.
+        (current - min) / max(C0 - min, (C0 - trivial) / 2), see ``_lost_share``. Of the last
+        window and the mean of the last two the lower one counts: a steeply falling loss is below
+        its own mean. Until a trial has come down to C0, where it began stands in the place of C0,
+        if that was far above.
         """
         if not self.recent_losses:
             return math.nan
@@ -386,7 +388,7 @@ class TrialWindow:
     def _lost_progress(self, loss: float) -> float:
         began_above = self._start > self.zero and self.min_loss > self.constant
         top = self._start if began_above else self.constant
-        return (loss - self.min_loss) / max(top - self.min_loss, 0.5 * (top - self.trivial))
+        return _lost_share(loss, self.min_loss, top, self.trivial)
 
     @property
     def bin_lost_progress(self) -> list[float]:
@@ -399,10 +401,7 @@ class TrialWindow:
             reference.bin_isotropic,
             strict=True,
         )
-        return [
-            (current - low) / max(constant - low, 0.5 * (constant - isotropic), 1e-12)
-            for current, low, constant, isotropic in rows
-        ]
+        return [_lost_share(*row) for row in rows]
 
     @property
     def current_bin_loss(self) -> list[float]:
@@ -474,6 +473,15 @@ class TrialWindow:
             setattr(self, name, copy.deepcopy(state[name]))
         self._log_loss.load_state_dict(state["log_loss"])
         self._loss.load_state_dict(state["loss"])
+
+
+def _lost_share(loss: float, low: float, top: float, trivial: float) -> float:
+    """Share of the way down from ``top`` to ``low`` that is lost again.
+
+    Half of the way to ``trivial`` counts at least: a trial that has hardly moved does not lose
+    "all" of nothing. White data under ``v_prediction`` has C0 = L_iso, and nothing to divide by.
+    """
+    return (loss - low) / max(top - low, 0.5 * (top - trivial), MIN_WAY)
 
 
 def _means(rows: Sequence[Sequence[float]], num_bins: int) -> list[float]:
