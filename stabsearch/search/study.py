@@ -23,6 +23,7 @@ from stabsearch.cluster.local import RayRuntime, ray_runtime
 from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted, exception_text
 from stabsearch.records import Purpose, Recommendation
 from stabsearch.results.store import StudyStore
+from stabsearch.results.stored_trial import read_trials
 from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.search.peers import Peers
@@ -317,7 +318,9 @@ def _rebuild(
 ) -> None:
     """Bring a new gate and searcher to where an earlier run left them, from the files."""
     unfinished = _unfinished(spec, store)
-    finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
+    open_ids = {trial.trial_id for trial in unfinished}
+    ended = (record for record in ledger.finished() if record.trial_id not in open_ids)
+    finished = sorted(ended, key=lambda record: record.ended_at or 0.0)
     for record in finished:
         if record.constant_score is not None:
             if record.purpose.is_search:
@@ -330,6 +333,8 @@ def _rebuild(
     for trial in unfinished:
         if trial.purpose.is_search:
             gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
+        if trial.before is not None and trial.before.facts is not None:
+            ledger.peers.add(trial.peer_kind, trial.before.facts, trial.before.reports)
     searcher.restore_settings(finished, ledger.failed(), unfinished)
 
 
@@ -362,11 +367,15 @@ def trial_config(
 
 
 def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
-    """Trials that an earlier run began and did not finish, with what they had reported."""
+    """Trials that an earlier run began and did not finish, with what they had reported.
+
+    Those are among them that failed while they went on, and are finished as what they had been.
+    """
     from stabsearch.search.strategy import look_steps
 
+    shorter = {t.record.trial_id: t for t in read_trials(store.path, store.fallen_back())}
     trials = []
-    for trial_id in store.unfinished_trial_ids():
+    for trial_id in sorted([*store.unfinished_trial_ids(), *shorter]):
         journal = store.read_journal(trial_id)
         if not journal.started:
             continue  # its first line was torn: nothing is known, and nothing lost
@@ -385,9 +394,12 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
             attempts=started["attempts"],
             started_at=started["started_at"],
         )
-        trial.reports = {report.step: report for report in journal.reports}
+        if trial_id in shorter:
+            trial.take_up(shorter[trial_id])
+        trial.reports |= {report.step: report for report in journal.reports}
         trial.add_verdicts(journal.verdicts)
-        if (step := started.get("went_on_at")) is not None:
+        if trial_id not in shorter and (step := started.get("went_on_at")) is not None:
+            trial.facts = store.trial_facts(trial_id)
             trial.before = trial.as_it_was_at(step)
         trials.append(trial)
     return trials
