@@ -218,6 +218,8 @@ class Ledger:
         self.peers = Peers()
         self.fatal: Exception | None = None
         """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
+        self.is_over = False
+        """Set when this run has nothing left to train: what failed in it only the next one may."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles what its scheduler refers to, for a restore that we never use."""

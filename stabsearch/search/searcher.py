@@ -202,6 +202,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             self._propose(proposal)
         elif proposal is Pause.DONE and not self._our_id:
             self._confirm()
+            self.ledger.is_over = not self._waiting
         return bool(self._waiting)
 
     def _decide(self, also: Sequence[Proposal] = ()) -> Proposal | Pause:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from stabsearch.search.scheduler import StabilityGate
     from stabsearch.search.searcher import SettingSearcher
 
+FAILED_NOTE = "The study is not complete: the same command trains again what failed."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
@@ -45,7 +47,7 @@ class StudyResult:
     results: Results
     recommendation: Recommendation
     interrupted: bool
-    """Stopped before all trials were done; the same call resumes."""
+    """Stopped before all trials had ended, in whatever way; the same call resumes."""
     path: Path
 
 
@@ -79,10 +81,14 @@ def run_study(
         with ray_runtime(address) as runtime:
             ledger = _run_trials(spec, store, observer, runtime, data, sampler_checks)
             answer = beside.submit(_answer, spec.path)
+        results, recommendation = answer.result()
         is_complete = _is_complete(store, ledger, spec)
         if is_complete:
             store.drop_checkpoints()  # short trials had theirs kept, to go on from
-        return _result(spec, ledger, *answer.result(), interrupted=not is_complete)
+        elif ledger.is_over:
+            recommendation = replace(recommendation, notes=(*recommendation.notes, FAILED_NOTE))
+        interrupted = not (is_complete or ledger.is_over)
+        return _result(spec, ledger, results, recommendation, interrupted=interrupted)
 
 
 def _run_trials(
@@ -107,14 +113,16 @@ def _run_trials(
 
 
 def _is_complete(store: StudyStore, ledger: Ledger, spec: StudySpec) -> bool:
+    """Whether the next run has nothing to train. To it what failed is missing."""
     begun = (store.read_journal(trial_id) for trial_id in store.unfinished_trial_ids())
-    if not ledger.finished() or any(journal.started for journal in begun):
+    ended = [record for record in ledger.finished() if record.has_result]
+    if not ended or any(journal.started for journal in begun):
         return False
     # Imported here: what it fits to the trials takes scikit-learn, which a new study can wait for.
     from stabsearch.search.strategies import make_strategy
     from stabsearch.search.strategy import is_complete
 
-    return is_complete(spec, make_strategy(spec), ledger.finished())
+    return is_complete(spec, make_strategy(spec), ended)
 
 
 def _overview(

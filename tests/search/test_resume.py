@@ -14,7 +14,7 @@ import pytest
 import stabsearch
 from stabsearch.results.store import StudyStore
 from stabsearch.search.observer import StudyObserver
-from stabsearch.search.study import run_study
+from stabsearch.search.study import FAILED_NOTE, run_study
 from stabsearch.spec_file import dump_study
 from tests.search.test_study import MODELS, TIMES, optuna_study
 
@@ -161,10 +161,13 @@ def test_what_failed_while_it_went_on_is_what_it_was_and_goes_on_in_the_next_run
         stop_when="edge within 1 octave",
         trials=20,
     )
-    failed = run_study(study).results
+    result = run_study(study)
+    failed = result.results
     trials = failed.trials.set_index("trial_id")
     lost = trials[trials.remarks.str.contains("failed when it went on, at step 400")]
 
+    assert not result.interrupted
+    assert result.recommendation.notes[-1] == FAILED_NOTE
     assert len(lost) > 0
     assert set(zip(lost.outcome, lost.purpose, lost.steps, strict=True)) == {
         ("stopped", "probe", 200)
