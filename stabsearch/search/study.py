@@ -32,6 +32,8 @@ from stabsearch.spec import ResourcesSpec, StudySpec
 from stabsearch.thresholds import resolve
 
 if TYPE_CHECKING:
+    from ray.tune import Tuner
+
     from stabsearch.diffusion.prepared_data import PreparedData
     from stabsearch.results.frames import Results
     from stabsearch.search.scheduler import StabilityGate
@@ -248,19 +250,11 @@ def _search(
     """Let Ray Tune run every trial that is not finished."""
     # Ray and Optuna are imported here so that importing this module, for its types, stays light.
     import optuna
-    from ray import tune
     from ray.tune.error import TuneError
-    from ray.tune.execution.placement_groups import PlacementGroupFactory
 
     from stabsearch.search.samplers import distributions_for
-    from stabsearch.search.scheduler import (
-        AbortStopper,
-        SilentReporter,
-        StabilityGate,
-        StudyCallback,
-    )
+    from stabsearch.search.scheduler import StabilityGate
     from stabsearch.search.searcher import SettingSearcher
-    from stabsearch.search.trainable import TrialTrainable
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Ray logs a page for every lost worker; the trial's attempts and its outcome say it in words.
@@ -275,29 +269,8 @@ def _search(
         num_workers,
     )
     _rebuild(spec, store, ledger, gate, searcher)
-
-    resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
     with _scratch_folder() as scratch:
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialTrainable, data=data), resources),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=gate,
-                num_samples=-1,  # the searcher says when it has no more
-                reuse_actors=True,
-                max_concurrent_trials=num_workers,
-            ),
-            run_config=tune.RunConfig(
-                name=spec.name,
-                storage_path=scratch,
-                verbose=0,
-                progress_reporter=SilentReporter(),
-                stop=AbortStopper(ledger),
-                callbacks=[StudyCallback(ledger)],
-                failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
+        tuner = _tuner(spec, ledger, gate, searcher, data, num_workers, scratch)
         try:
             tuner.fit()
         except TuneError as error:
@@ -306,6 +279,45 @@ def _search(
             ledger.close()
     if ledger.fatal is not None:
         raise StudyAborted(_abort_text(ledger.fatal, store.path)) from ledger.fatal
+
+
+def _tuner(
+    spec: StudySpec,
+    ledger: Ledger,
+    gate: StabilityGate,
+    searcher: SettingSearcher,
+    data: PreparedData,
+    num_workers: int,
+    scratch: str,
+) -> Tuner:
+    """Ray Tune, told to leave the search, the stopping and the files to us."""
+    from ray import tune
+    from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+    from stabsearch.search.scheduler import AbortStopper, SilentReporter, StudyCallback
+    from stabsearch.search.trainable import TrialTrainable
+
+    resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialTrainable, data=data), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=gate,
+            num_samples=-1,  # the searcher says when it has no more
+            reuse_actors=True,
+            max_concurrent_trials=num_workers,
+        ),
+        run_config=tune.RunConfig(
+            name=spec.name,
+            storage_path=scratch,
+            verbose=0,
+            progress_reporter=SilentReporter(),
+            stop=AbortStopper(ledger),
+            callbacks=[StudyCallback(ledger)],
+            failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
 
 
 def _abort_text(fatal: Exception, path: Path) -> str:
