@@ -3,7 +3,8 @@
     <path>/study.json              the resolved study, its fingerprint
     <path>/trials.parquet          one row per trial, the running ones included
     <path>/reports/<trial>.parquet, timesteps/..., verdicts/...
-    <path>/journal/<trial>.jsonl   reports of a trial that has not ended, one JSON object per line
+    <path>/journal/<trial>.jsonl   reports of a trial that has not ended, or is to go on once more;
+                                   one JSON object per line
     <path>/checkpoints/            the workers' own
 
 Every Parquet file appears whole or not at all: it is written beside its place under a name that
@@ -32,6 +33,7 @@ from stabsearch.records import (
     Outcome,
     Report,
     Severity,
+    StoppedBy,
     Symptom,
     TrialFacts,
     TrialRecord,
@@ -199,20 +201,24 @@ class StudyStore:
             )
 
     def _sweep(self) -> None:
-        """Removes what a killed writer left: half-written files, journals of ended trials."""
+        """Removes what a killed writer left: half-written files, journals of ended trials (but of
+        those that are to go on once more)."""
         for folder in (self.path, *(self.path / name for name in FOLDERS)):
             folder.mkdir(exist_ok=True)
             for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
                 leftover.unlink(missing_ok=True)
+        kept = {record.trial_id for record in self.fallen_back()}
         for record in self.finished_records():
-            self._journal_path(record.trial_id).unlink(missing_ok=True)
+            if record.trial_id not in kept:
+                self._journal_path(record.trial_id).unlink(missing_ok=True)
 
     # --- a running trial ------------------------------------------------------------------
 
     def begin_trial(
         self, trial_id: str, started: dict[str, Any], account: Iterable[JudgedReport] = ()
     ) -> None:
-        """An attempt begins. ``started`` is any JSON-able dict, given back by read_journal.
+        """An attempt begins. ``started`` is any JSON-able dict, given back by read_journal; of a
+        trial that had ended as a shorter one, its ``went_on_at`` is the step.
 
         ``account`` is what a trial that had ended and goes on has reported: its journal is gone.
         """
@@ -273,11 +279,14 @@ class StudyStore:
         facts: TrialFacts | None,
         reports: Sequence[Report],
         verdicts: Sequence[Verdict],
+        *,
+        keep_journal: bool = False,
     ) -> None:
         """Writes a trial's final tables, then its row, then drops its journal.
 
         In this order a kill between any two steps loses nothing. ``facts`` is None for a trial
-        that failed before its first report: it has a row and no tables.
+        that failed before its first report: it has a row and no tables. The journal is kept of a
+        trial that is written as what it had been before it went on: see ``fallen_back``.
         """
         if facts is not None:
             self.write_trial_tables(record.trial_id, facts, reports, verdicts)
@@ -285,7 +294,8 @@ class StudyStore:
         journal = self._journals.pop(record.trial_id, None)
         if journal is not None:
             journal.close()
-        self._journal_path(record.trial_id).unlink(missing_ok=True)
+        if not keep_journal:
+            self._journal_path(record.trial_id).unlink(missing_ok=True)
 
     def write_trials(self, records: Iterable[TrialRecord]) -> None:
         """Writes trials.parquet with ``records`` added to, or in place of, the rows there."""
@@ -313,6 +323,16 @@ class StudyStore:
         finished = {record.trial_id for record in self.finished_records()}
         journaled = {path.stem for path in (self.path / JOURNAL).glob("*.jsonl")}
         return sorted(journaled - finished)
+
+    def fallen_back(self) -> list[TrialRecord]:
+        """Short trials that began to go on, and are again what they had been: their journals say
+        that they went on from where they had ended."""
+        return [
+            record
+            for record in self.finished_records()
+            if record.stopped_by is StoppedBy.PROBE
+            and self.read_journal(record.trial_id).started.get("went_on_at") == record.steps
+        ]
 
     def read_journal(self, trial_id: str) -> JournaledTrial:
         """What an unfinished trial has said so far; a torn last line is ignored."""

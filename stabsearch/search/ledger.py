@@ -29,6 +29,7 @@ from stabsearch.records import (
     deciding_verdict,
 )
 from stabsearch.results.store import StudyStore
+from stabsearch.results.stored_trial import StoredTrial, read_trials
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.peers import Peers
 
@@ -59,8 +60,8 @@ class LiveTrial:
     """Trials of the same kind are compared; see ``StudySpec.peer_kind``."""
     look_steps: tuple[int, ...] = ()
     """Where its record takes a look, ascending."""
-    before: TrialRecord | None = None
-    """Its record when it had ended as a shorter trial, of one that goes on."""
+    before: StoredTrial | None = None
+    """What it was when it had ended as a shorter trial, of one that goes on."""
     facts: TrialFacts | None = None
     reports: dict[int, Report] = field(default_factory=dict)
     """By step: a trial that was started again repeats steps, with the same result."""
@@ -121,17 +122,28 @@ class LiveTrial:
     @property
     def went_on_at(self) -> int | None:
         """Step at which it had ended as a shorter trial; None of one that does not go on."""
-        return None if self.before is None else self.before.steps
+        return None if self.before is None else self.before.record.steps
 
-    def as_it_was_at(self, step: int) -> TrialRecord:
-        """Its record when it had ended there as a shorter trial."""
+    def take_up(self, before: StoredTrial) -> None:
+        """Go on from where it had ended as a shorter trial."""
+        self.before, self.facts = before, before.facts
+        self.reports = {report.step: report for report in before.reports}
+        self.add_verdicts(before.verdicts)
+
+    def as_it_was_at(self, step: int) -> StoredTrial:
+        """What it was when it had ended there as a shorter trial."""
         then = replace(
             self,
             reports={s: r for s, r in self.reports.items() if s <= step},
             verdicts={k: v for k, v in self.verdicts.items() if v.step <= step},
             purpose=Purpose.PROBE,
         )
-        return then.record(Outcome.STOPPED, StoppedBy.PROBE)
+        return StoredTrial(
+            record=then.record(Outcome.STOPPED, StoppedBy.PROBE),
+            facts=self.facts,
+            reports=tuple(then.ordered_reports()),
+            verdicts=tuple(then.verdicts.values()),
+        )
 
     @property
     def may_go_on(self) -> bool:
@@ -200,12 +212,14 @@ class Ledger:
         self._live: dict[str, LiveTrial] = {}
         self._starting: set[str] = set()
         self._untouched: set[str] = set()
-        """Trials that are to go on and have not begun to: on disk they are what they were."""
+        """Trials that are to go on and have not begun to: their files stay as they are."""
         self._lost: dict[str, TrialRecord] = {}
-        """What trials that failed while they went on had been before."""
+        """How trials failed that went on; they are finished as what they had been before."""
         self.peers = Peers()
         self.fatal: Exception | None = None
         """Set when the study cannot go on; nothing may raise inside Ray Tune's loop."""
+        self.is_over = False
+        """Set when this run has nothing left to train: what failed in it only the next one may."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles what its scheduler refers to, for a restore that we never use."""
@@ -213,18 +227,17 @@ class Ledger:
 
     def add(self, trial: LiveTrial) -> None:
         """Take in a proposed trial, or one that an earlier run left unfinished."""
+        if trial.before is not None:
+            self._finished.pop(trial.trial_id, None)
+            self._untouched.add(trial.trial_id)
         self._live[trial.trial_id] = trial
 
     def go_on(self, trial: LiveTrial) -> None:
         """Let a short trial that has ended train longer, as ``trial`` says."""
-        before = self._finished.pop(trial.trial_id)
-        trial.facts = self._store.trial_facts(trial.trial_id)
-        trial.reports = {r.step: r for r in self._store.trial_reports(trial.trial_id)}
-        trial.add_verdicts(self._store.trial_verdicts(trial.trial_id))
-        trial.before = before
+        before = self._finished[trial.trial_id]
+        trial.take_up(next(read_trials(self._store.path, [before])))
         trial.attempts = before.attempts - 1  # it is started again, and no worker was lost
         trial.started_at = before.started_at
-        self._untouched.add(trial.trial_id)
         self.add(trial)
 
     def await_start(self, trial_id: str) -> None:
@@ -288,18 +301,32 @@ class Ledger:
         self._starting.discard(trial_id)
         trial = self._live.pop(trial_id)
         record = trial.record(outcome, stopped_by, reason)
-        self._finished[trial_id] = record
-        if trial.before is not None and outcome is Outcome.FAILED:
-            self._lost[trial_id] = trial.before
         if trial.facts is not None:
             self.peers.add(trial.peer_kind, trial.facts, trial.ordered_reports())
+        if trial.before is not None and outcome is Outcome.FAILED:
+            self._fall_back(trial.before, record)
+        else:
+            self._finish(trial, record)
+        self._tell("on_trial_end", record)
+        self._abort_if_nothing_works()
+
+    def _finish(self, trial: LiveTrial, record: TrialRecord) -> None:
+        self._finished[record.trial_id] = record
         self._store.end_trial(
             record, trial.facts, trial.ordered_reports(), list(trial.verdicts.values())
         )
-        if not (trial.may_go_on and stopped_by is StoppedBy.PROBE):
-            self._store.checkpoint_path(trial_id).unlink(missing_ok=True)
-        self._tell("on_trial_end", record)
-        self._abort_if_nothing_works()
+        if not (trial.may_go_on and record.stopped_by is StoppedBy.PROBE):
+            self._store.checkpoint_path(record.trial_id).unlink(missing_ok=True)
+
+    def _fall_back(self, before: StoredTrial, failed: TrialRecord) -> None:
+        """The machine takes nothing from what the short trial had shown. Its checkpoint and its
+        journal stay: from there it goes on when the study runs again."""
+        self._lost[failed.trial_id] = failed
+        record = _fallen_back(before, failed)
+        self._finished[failed.trial_id] = record
+        self._store.end_trial(
+            record, before.facts, before.reports, before.verdicts, keep_journal=True
+        )
 
     def close(self) -> None:
         """Bring the Parquet files of unfinished trials up to date; end all file access."""
@@ -315,17 +342,20 @@ class Ledger:
         return self._live[trial_id]
 
     def record(self, trial_id: str) -> TrialRecord:
-        """The record of a finished trial."""
-        return self._finished[trial_id]
+        """How a finished trial ended last: one that failed while it went on has failed."""
+        return self._lost.get(trial_id) or self._finished[trial_id]
 
     def finished(self) -> Sequence[TrialRecord]:
         return list(self._finished.values())
 
     def as_they_were(self) -> Sequence[TrialRecord]:
-        """The records that trials which go on, or failed for the machine's sake while they did,
-        had as shorter ones."""
-        going_on = [trial.before for trial in self._live.values() if trial.before is not None]
-        return [*going_on, *self._lost.values()]
+        """The records that trials which go on had as shorter ones."""
+        return [t.before.record for t in self._live.values() if t.before is not None]
+
+    def lost(self) -> Sequence[TrialRecord]:
+        """How trials failed while they went on, in this run. ``finished`` has them as the shorter
+        ones that they were."""
+        return list(self._lost.values())
 
     def failed(self) -> Sequence[TrialRecord]:
         """Trials that failed in an earlier run: they get another chance in this one."""
@@ -365,6 +395,21 @@ class Ledger:
         except Exception:
             logger.exception("The study's observer failed and is not called again.")
             self._observer = None
+
+
+def _fallen_back(before: StoredTrial, failed: TrialRecord) -> TrialRecord:
+    """The row of a trial that failed while it went on: what it had been, and what happened."""
+    remark = (
+        f"Trial {failed.trial_id} failed when it went on, at step {failed.steps} "
+        f"({exception_line(failed.reason)}): it counts as the short one that it was."
+    )
+    remarks = before.facts.remarks if before.facts else ()
+    return replace(
+        before.record,
+        attempts=max(failed.attempts, before.record.attempts),
+        reason=f"a short trial that failed when it went on: {failed.reason}",
+        remarks=" ".join((*remarks, remark)),
+    )
 
 
 def _looks(reports: Sequence[Report], steps: Iterable[int]) -> tuple[Look, ...]:

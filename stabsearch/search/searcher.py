@@ -202,6 +202,7 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
             self._propose(proposal)
         elif proposal is Pause.DONE and not self._our_id:
             self._confirm()
+            self.ledger.is_over = not self._waiting
         return bool(self._waiting)
 
     def _decide(self, also: Sequence[Proposal] = ()) -> Proposal | Pause:
@@ -215,7 +216,9 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
         if self._pause is not None and self._pause[0] == state:
             return self._pause[1]
         under_way = [*(setting.proposal for setting in self._settings.values()), *also]
-        ended = [r for r in self.ledger.finished() if r.setting not in self._settings]
+        # One that failed while it went on says what a short trial says, and does not go on again.
+        known = (*self.ledger.finished(), *self.ledger.lost())
+        ended = [r for r in known if r.setting not in self._settings]
         ended += self.ledger.as_they_were()
         proposal = next_step(self._spec, self._strategy, ended, under_way, self._num_proposed)
         self._pause = (state, proposal) if isinstance(proposal, Pause) else None
@@ -265,7 +268,10 @@ class SettingSearcher(Searcher):  # type: ignore[misc]
     def _confirm(self) -> None:
         """Queue a round of the confirmation, if one is due. Optuna is not told: its space may end
         below the rate of a stress test."""
+        lost = {record.trial_id for record in self.ledger.lost()}
         for planned in planned_trials(self.ledger.finished(), self._resolved):
+            if make_trial_id(planned.setting, planned.seed) in lost:
+                continue  # a seed of the search: the next run lets it go on
             self._next_number = max(self._next_number, planned.setting + 1)
             proposal = Proposal(params=planned.params, purpose=planned.purpose)
             self._queue(self._trial(planned.setting, planned.seed, proposal))

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from stabsearch.cluster.local import RayRuntime, ray_runtime
 from stabsearch.errors import EnvironmentProblem, SpecError, StudyAborted, exception_text
 from stabsearch.records import Purpose, Recommendation
 from stabsearch.results.store import StudyStore
+from stabsearch.results.stored_trial import read_trials
 from stabsearch.search.ledger import Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver, StudyOverview
 from stabsearch.search.peers import Peers
@@ -31,10 +32,14 @@ from stabsearch.spec import ResourcesSpec, StudySpec
 from stabsearch.thresholds import resolve
 
 if TYPE_CHECKING:
+    from ray.tune import Tuner
+
     from stabsearch.diffusion.prepared_data import PreparedData
     from stabsearch.results.frames import Results
     from stabsearch.search.scheduler import StabilityGate
     from stabsearch.search.searcher import SettingSearcher
+
+FAILED_NOTE = "The study is not complete: the same command trains again what failed."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ class StudyResult:
     results: Results
     recommendation: Recommendation
     interrupted: bool
-    """Stopped before all trials were done; the same call resumes."""
+    """Stopped before all trials had ended, in whatever way; the same call resumes."""
     path: Path
 
 
@@ -78,10 +83,14 @@ def run_study(
         with ray_runtime(address) as runtime:
             ledger = _run_trials(spec, store, observer, runtime, data, sampler_checks)
             answer = beside.submit(_answer, spec.path)
+        results, recommendation = answer.result()
         is_complete = _is_complete(store, ledger, spec)
         if is_complete:
             store.drop_checkpoints()  # short trials had theirs kept, to go on from
-        return _result(spec, ledger, *answer.result(), interrupted=not is_complete)
+        elif ledger.is_over:
+            recommendation = replace(recommendation, notes=(*recommendation.notes, FAILED_NOTE))
+        interrupted = not (is_complete or ledger.is_over)
+        return _result(spec, ledger, results, recommendation, interrupted=interrupted)
 
 
 def _run_trials(
@@ -106,14 +115,16 @@ def _run_trials(
 
 
 def _is_complete(store: StudyStore, ledger: Ledger, spec: StudySpec) -> bool:
+    """Whether the next run has nothing to train. To it what failed is missing."""
     begun = (store.read_journal(trial_id) for trial_id in store.unfinished_trial_ids())
-    if not ledger.finished() or any(journal.started for journal in begun):
+    ended = [record for record in ledger.finished() if record.has_result]
+    if not ended or any(journal.started for journal in begun):
         return False
     # Imported here: what it fits to the trials takes scikit-learn, which a new study can wait for.
     from stabsearch.search.strategies import make_strategy
     from stabsearch.search.strategy import is_complete
 
-    return is_complete(spec, make_strategy(spec), ledger.finished())
+    return is_complete(spec, make_strategy(spec), ended)
 
 
 def _overview(
@@ -239,19 +250,11 @@ def _search(
     """Let Ray Tune run every trial that is not finished."""
     # Ray and Optuna are imported here so that importing this module, for its types, stays light.
     import optuna
-    from ray import tune
     from ray.tune.error import TuneError
-    from ray.tune.execution.placement_groups import PlacementGroupFactory
 
     from stabsearch.search.samplers import distributions_for
-    from stabsearch.search.scheduler import (
-        AbortStopper,
-        SilentReporter,
-        StabilityGate,
-        StudyCallback,
-    )
+    from stabsearch.search.scheduler import StabilityGate
     from stabsearch.search.searcher import SettingSearcher
-    from stabsearch.search.trainable import TrialTrainable
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Ray logs a page for every lost worker; the trial's attempts and its outcome say it in words.
@@ -271,29 +274,8 @@ def _search(
         num_workers,
     )
     _rebuild(spec, store, ledger, gate, searcher)
-
-    resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
     with _scratch_folder() as scratch:
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialTrainable, data=data), resources),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=gate,
-                num_samples=-1,  # the searcher says when it has no more
-                reuse_actors=True,
-                max_concurrent_trials=num_workers,
-            ),
-            run_config=tune.RunConfig(
-                name=spec.name,
-                storage_path=scratch,
-                verbose=0,
-                progress_reporter=SilentReporter(),
-                stop=AbortStopper(ledger),
-                callbacks=[StudyCallback(ledger)],
-                failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
+        tuner = _tuner(spec, ledger, gate, searcher, data, num_workers, scratch)
         try:
             tuner.fit()
         except TuneError as error:
@@ -302,6 +284,45 @@ def _search(
             ledger.close()
     if ledger.fatal is not None:
         raise StudyAborted(_abort_text(ledger.fatal, store.path)) from ledger.fatal
+
+
+def _tuner(
+    spec: StudySpec,
+    ledger: Ledger,
+    gate: StabilityGate,
+    searcher: SettingSearcher,
+    data: PreparedData,
+    num_workers: int,
+    scratch: str,
+) -> Tuner:
+    """Ray Tune, told to leave the search, the stopping and the files to us."""
+    from ray import tune
+    from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+    from stabsearch.search.scheduler import AbortStopper, SilentReporter, StudyCallback
+    from stabsearch.search.trainable import TrialTrainable
+
+    resources = PlacementGroupFactory([{"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}])
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialTrainable, data=data), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=gate,
+            num_samples=-1,  # the searcher says when it has no more
+            reuse_actors=True,
+            max_concurrent_trials=num_workers,
+        ),
+        run_config=tune.RunConfig(
+            name=spec.name,
+            storage_path=scratch,
+            verbose=0,
+            progress_reporter=SilentReporter(),
+            stop=AbortStopper(ledger),
+            callbacks=[StudyCallback(ledger)],
+            failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
 
 
 def _abort_text(fatal: Exception, path: Path) -> str:
@@ -322,7 +343,9 @@ def _rebuild(
 ) -> None:
     """Bring a new gate and searcher to where an earlier run left them, from the files."""
     unfinished = _unfinished(spec, store)
-    finished = sorted(ledger.finished(), key=lambda record: record.ended_at or 0.0)
+    open_ids = {trial.trial_id for trial in unfinished}
+    ended = (record for record in ledger.finished() if record.trial_id not in open_ids)
+    finished = sorted(ended, key=lambda record: record.ended_at or 0.0)
     for record in finished:
         if record.constant_score is not None:
             if record.purpose.is_search:
@@ -335,6 +358,8 @@ def _rebuild(
     for trial in unfinished:
         if trial.purpose.is_search:
             gate.replay(trial.trial_id, trial.scores(), trial.worst_score())
+        if trial.before is not None and trial.before.facts is not None:
+            ledger.peers.add(trial.peer_kind, trial.before.facts, trial.before.reports)
     searcher.restore_settings(finished, ledger.failed(), unfinished)
 
 
@@ -367,11 +392,15 @@ def trial_config(
 
 
 def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
-    """Trials that an earlier run began and did not finish, with what they had reported."""
+    """Trials that an earlier run began and did not finish, with what they had reported.
+
+    Those are among them that failed while they went on, and are finished as what they had been.
+    """
     from stabsearch.search.strategy import look_steps
 
+    shorter = {t.record.trial_id: t for t in read_trials(store.path, store.fallen_back())}
     trials = []
-    for trial_id in store.unfinished_trial_ids():
+    for trial_id in sorted([*store.unfinished_trial_ids(), *shorter]):
         journal = store.read_journal(trial_id)
         if not journal.started:
             continue  # its first line was torn: nothing is known, and nothing lost
@@ -390,9 +419,12 @@ def _unfinished(spec: StudySpec, store: StudyStore) -> list[LiveTrial]:
             attempts=started["attempts"],
             started_at=started["started_at"],
         )
-        trial.reports = {report.step: report for report in journal.reports}
+        if trial_id in shorter:
+            trial.take_up(shorter[trial_id])
+        trial.reports |= {report.step: report for report in journal.reports}
         trial.add_verdicts(journal.verdicts)
-        if (step := started.get("went_on_at")) is not None:
+        if trial_id not in shorter and (step := started.get("went_on_at")) is not None:
+            trial.facts = store.trial_facts(trial_id)
             trial.before = trial.as_it_was_at(step)
         trials.append(trial)
     return trials

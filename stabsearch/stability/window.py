@@ -59,6 +59,8 @@ LOST_SHARE = 0.2
 """... unless it has lost more than this share of its progress again."""
 FAR_ABOVE = 1.5
 """Times the loss of the output 0: no first batch of a model that outputs next to nothing."""
+MIN_WAY = 1e-12
+"""Floor of what progress is measured by, in units of the loss."""
 
 
 def judged_bins(facts: TrialFacts) -> list[int]:
@@ -87,23 +89,23 @@ class News(Flag):
 
 
 class TrialWindow:
-    """The state of one trial's judgement."""
+    """The state of one trial's judgement.
 
-    _STATE = (
-        "num_windows", "window_steps", "window_end", "min_loss", "best_step",
-        "best_learning_rate", "max_lost_progress",
-        "first_batch_loss", "max_batch_loss", "recent_losses", "recent_bin_loss",
-        "min_bin_loss", "latest_bin_loss", "long_losses",
-        "grad_norms", "pending_sum", "pending_count", "last_step", "stretch_steps",
-        "stretch_skips", "skipped_share", "grad_square_sum", "grad_count", "grad_share",
-        "outlier_steps", "outliers", "outlier_rate", "kappa", "lr_gauge",
-        "time_sensitivity", "earlier_sensitivity",
-    )  # fmt: skip
+    What ``_know`` sets follows from the facts; what ``_begin`` sets changes with every report, and
+    is all that a checkpoint holds.
+    """
 
     def __init__(self, facts: TrialFacts) -> None:
+        self._know(facts)
+        known = set(vars(self))
+        self._begin()
+        self._state = [name for name in vars(self) if name not in known]
+        """Names of what changes."""
+
+    def _know(self, facts: TrialFacts) -> None:
         self.facts = facts
         reference = facts.reference
-        self.num_bins = bins = len(facts.bin_edges) - 1
+        self.num_bins = len(facts.bin_edges) - 1
         self.judged_bins = judged_bins(facts)
         """The bins that the training is really about."""
         self.constant = self._judged_mean(reference.bin_constant)
@@ -134,6 +136,8 @@ class TrialWindow:
         """How far above its mean a batch loss may be without any fault of the model's, as a
         factor: a batch of few numbers is far from it."""
 
+    def _begin(self) -> None:
+        bins = self.num_bins
         self.num_windows = 0
         self.window_steps = 0
         """Optimizer steps of the last window."""
@@ -374,10 +378,10 @@ class TrialWindow:
     def lost_progress(self) -> float:
         """Share of the progress below the constant prediction that is lost again.
 
-        (current - min) / max(C0 - min, (C0 - trivial) / 2); the second term keeps a trial that
-        has hardly moved from losing "all" of nothing. Of the last window and the mean of the last
-        two the lower one counts: a steeply falling loss is below its own mean. Until a trial has
-        come down to C0, where it began stands in the place of C0, if that was far above.
+        (current - min) / max(C0 - min, (C0 - trivial) / 2), see ``_lost_share``. Of the last
+        window and the mean of the last two the lower one counts: a steeply falling loss is below
+        its own mean. Until a trial has come down to C0, where it began stands in the place of C0,
+        if that was far above.
         """
         if not self.recent_losses:
             return math.nan
@@ -386,7 +390,7 @@ class TrialWindow:
     def _lost_progress(self, loss: float) -> float:
         began_above = self._start > self.zero and self.min_loss > self.constant
         top = self._start if began_above else self.constant
-        return (loss - self.min_loss) / max(top - self.min_loss, 0.5 * (top - self.trivial))
+        return _lost_share(loss, self.min_loss, top, self.trivial)
 
     @property
     def bin_lost_progress(self) -> list[float]:
@@ -399,10 +403,7 @@ class TrialWindow:
             reference.bin_isotropic,
             strict=True,
         )
-        return [
-            (current - low) / max(constant - low, 0.5 * (constant - isotropic), 1e-12)
-            for current, low, constant, isotropic in rows
-        ]
+        return [_lost_share(*row) for row in rows]
 
     @property
     def current_bin_loss(self) -> list[float]:
@@ -462,18 +463,29 @@ class TrialWindow:
     # --- checkpoints --------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        # Copies: what is pending is added to in place.
-        return {
-            **{name: copy.deepcopy(getattr(self, name)) for name in self._STATE},
-            "log_loss": self._log_loss.state_dict(),
-            "loss": self._loss.state_dict(),
-        }
+        return {name.lstrip("_"): _state_of(getattr(self, name)) for name in self._state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self._STATE:
-            setattr(self, name, copy.deepcopy(state[name]))
-        self._log_loss.load_state_dict(state["log_loss"])
-        self._loss.load_state_dict(state["loss"])
+        for name in self._state:
+            known, mine = state[name.lstrip("_")], getattr(self, name)
+            if isinstance(mine, Trend):
+                mine.load_state_dict(known)
+            else:
+                setattr(self, name, copy.deepcopy(known))
+
+
+def _state_of(value: Any) -> Any:
+    """A copy: what is pending is added to in place."""
+    return value.state_dict() if isinstance(value, Trend) else copy.deepcopy(value)
+
+
+def _lost_share(loss: float, low: float, top: float, trivial: float) -> float:
+    """Share of the way down from ``top`` to ``low`` that is lost again.
+
+    Half of the way to ``trivial`` counts at least: a trial that has hardly moved does not lose
+    "all" of nothing. White data under ``v_prediction`` has C0 = L_iso, and nothing to divide by.
+    """
+    return (loss - low) / max(top - low, 0.5 * (top - trivial), MIN_WAY)
 
 
 def _means(rows: Sequence[Sequence[float]], num_bins: int) -> list[float]:

@@ -128,6 +128,20 @@ class RaisesOnce(LinearDenoiser):
         return prediction
 
 
+class RaisesLate(LinearDenoiser):
+    """Raises when a worker has taken 250 steps with it, while ``marker`` does not exist."""
+
+    def __init__(self, sample_shape, *, marker):
+        super().__init__(sample_shape)
+        self.marker = Path(marker)
+
+    def forward(self, x_t, timesteps):
+        prediction = super().forward(x_t, timesteps)
+        if self.calls == 250 and not self.marker.exists():
+            raise RuntimeError("out of memory, say")
+        return prediction
+
+
 class DivergesForItsSecondSeed(LinearDenoiser):
     """Which seed it has, it tells from the first random weight; both seeds are given."""
 

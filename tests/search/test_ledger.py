@@ -8,6 +8,7 @@ import pytest
 
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom, Verdict
 from stabsearch.results.store import StudyStore
+from stabsearch.results.stored_trial import read_trials
 from stabsearch.search.ledger import FAILURES_BEFORE_ABORT, Ledger, LiveTrial
 from stabsearch.search.observer import StudyObserver
 from tests.stability.reports import evaluation, facts, report
@@ -198,14 +199,94 @@ def test_what_it_was_stays_when_a_later_attempt_begins_anew(ledger):
     assert ledger.as_they_were() == [before]
 
 
-def test_a_machine_that_fails_one_that_goes_on_takes_nothing_from_what_it_showed(ledger):
+LOST = "its worker was lost; it had been started 3 times"
+
+
+def lost_while_it_went_on(ledger):
+    """What it was before."""
     before = ended_short(ledger)
+    ledger._store.checkpoint_path("0000-0").touch()
     ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
     ledger.begin("0000-0")
-    ledger.end("0000-0", Outcome.FAILED, reason="its worker was lost")
+    train(ledger, ledger.live("0000-0"), (150, 200))
+    ledger.end("0000-0", Outcome.FAILED, reason=LOST)
+    return before
 
-    assert [r.outcome for r in ledger.finished()] == [Outcome.FAILED]
-    assert ledger.as_they_were() == [before]
+
+def test_a_machine_that_fails_one_that_goes_on_takes_nothing_from_what_it_showed(ledger, tmp_path):
+    before = lost_while_it_went_on(ledger)
+    store = StudyStore(tmp_path / "study")
+    [found] = store.finished_records()
+
+    assert replace(found, reason=before.reason, remarks=before.remarks) == before
+    assert found.reason == f"a short trial that failed when it went on: {LOST}"
+    assert found.remarks == (
+        f"Trial 0000-0 failed when it went on, at step 200 ({LOST}): it counts as the short one "
+        "that it was."
+    )
+    assert [r.step for r in store.trial_reports("0000-0")] == [50, 100]
+    assert [v.rule for v in store.trial_verdicts("0000-0")] == ["R100"]
+    assert store.checkpoint_path("0000-0").exists()
+    assert ledger.finished() == [found]
+
+
+def test_in_the_same_run_it_is_known_to_have_failed(ledger):
+    lost_while_it_went_on(ledger)
+    [lost] = ledger.lost()
+
+    assert (lost.outcome, lost.purpose, lost.steps) == (Outcome.FAILED, Purpose.SEARCH, 200)
+    assert ledger.record("0000-0") == lost
+    assert ledger.as_they_were() == []
+
+
+def test_what_it_reported_after_it_went_on_is_kept_for_its_checkpoint(ledger, tmp_path):
+    """A later checkpoint than that of the short trial goes on from there."""
+    before = lost_while_it_went_on(ledger)
+    ledger.close()
+    store = StudyStore(tmp_path / "study")
+    store.take_over({"name": "study"}, "fingerprint")
+
+    assert [r.trial_id for r in store.fallen_back()] == [before.trial_id]
+    assert store.unfinished_trial_ids() == []
+    assert [r.step for r in store.read_journal("0000-0").reports] == [50, 100, 150, 200]
+
+
+def test_a_trial_that_came_to_its_end_in_a_later_run_is_lost_no_more(ledger, tmp_path):
+    lost_while_it_went_on(ledger)
+    store = StudyStore(tmp_path / "study")
+    again = Ledger(store, StudyObserver())
+    trial = short_trial(purpose=Purpose.SEARCH, stop_at=None)
+    trial.take_up(next(read_trials(store.path, store.fallen_back())))
+    again.add(trial)
+    again.begin("0000-0")
+    train(again, trial, (150, 200, 400))
+    again.end("0000-0", Outcome.COMPLETED)
+    [found] = again.finished()
+
+    assert (found.outcome, found.steps, found.remarks) == (Outcome.COMPLETED, 400, "")
+    assert store.fallen_back() == []
+    assert list((store.path / "journal").iterdir()) == []
+
+
+def test_one_whose_worker_never_came_up_is_what_it_was(ledger, tmp_path):
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
+    ledger.end("0000-0", Outcome.FAILED, reason=LOST)
+    [found] = ledger.finished()
+
+    assert (found.steps, found.attempts) == (before.steps, before.attempts)
+    assert StudyStore(tmp_path / "study").fallen_back() == []
+
+
+def test_a_driver_killed_just_after_one_began_to_go_on_lets_it_go_on(ledger, tmp_path):
+    """Its journal has begun, and its row does not say so yet."""
+    before = ended_short(ledger)
+    ledger.go_on(short_trial(purpose=Purpose.SEARCH, stop_at=None))
+    ledger._store.begin_trial("0000-0", {"went_on_at": 100})
+    store = StudyStore(tmp_path / "study")
+    store.take_over({"name": "study"}, "fingerprint")
+
+    assert store.fallen_back() == [before]
 
 
 def test_the_larger_a_trials_tables_the_seldomer_they_are_written(ledger, monkeypatch):

@@ -13,9 +13,10 @@ import pytest
 
 import stabsearch
 from stabsearch.results.store import StudyStore
-from stabsearch.search.study import run_study
+from stabsearch.search.observer import StudyObserver
+from stabsearch.search.study import FAILED_NOTE, run_study
 from stabsearch.spec_file import dump_study
-from tests.search.test_study import TIMES, optuna_study
+from tests.search.test_study import MODELS, TIMES, optuna_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -132,3 +133,58 @@ def test_killed_while_a_short_trial_goes_on_is_as_if_nothing_had_happened(tiny_s
     )
     assert list((study.path / "journal").iterdir()) == []
     assert list((study.path / "checkpoints").iterdir()) == []
+
+
+class FirstReports(StudyObserver):
+    """At which step every trial of a run first reported."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def on_report(self, trial, report, verdicts):
+        self.steps.setdefault(trial.trial_id, report.step)
+
+
+def test_what_failed_while_it_went_on_is_what_it_was_and_goes_on_in_the_next_run(
+    tiny_study, tmp_path
+):
+    marker = tmp_path / "mended"
+    study = tiny_study(
+        space={"learning_rate": {"log_uniform": [1e-3, 1.0]}},
+        trainer={
+            "model": {"name": f"{MODELS}:RaisesLate", "marker": str(marker)},
+            "max_train_steps": 2000,
+            "report_every": 50,
+            "eval_every": 100,
+        },
+        searcher={"name": "boundary"},
+        stop_when="edge within 1 octave",
+        trials=20,
+    )
+    result = run_study(study)
+    failed = result.results
+    trials = failed.trials.set_index("trial_id")
+    lost = trials[trials.remarks.str.contains("failed when it went on, at step 400")]
+
+    assert not result.interrupted
+    assert result.recommendation.notes[-1] == FAILED_NOTE
+    assert len(lost) > 0
+    assert set(zip(lost.outcome, lost.purpose, lost.steps, strict=True)) == {
+        ("stopped", "probe", 200)
+    }
+    assert set(failed.reports.groupby("trial_id").step.max()[lost.index]) == {200}
+    assert all(StudyStore(study.path).checkpoint_path(trial).exists() for trial in lost.index)
+
+    marker.touch()
+    first = FirstReports()
+    mended = run_study(study, observer=first).results
+    trials = mended.trials.set_index("trial_id").loc[lost.index]
+
+    assert {first.steps[trial] for trial in lost.index} == {250}
+    assert set(trials.outcome) <= {"stopped", "completed"}
+    assert set(trials.steps) == {500}
+    assert set(trials.remarks) == {""}
+    for trial in lost.index:
+        steps = mended.reports[mended.reports.trial_id == trial].step
+        assert steps.tolist() == list(range(50, 501, 50))
+    assert list((study.path / "journal").iterdir()) == []

@@ -6,14 +6,17 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
+from stabsearch.recommend.confirm import PlannedTrial
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy
 from stabsearch.results.store import StudyStore
 from stabsearch.search.ledger import Ledger
 from stabsearch.search.lines import View
 from stabsearch.search.observer import StudyObserver
 from stabsearch.search.samplers import distributions_for, make_sampler
+from stabsearch.search.scheduler import StabilityGate
 from stabsearch.search.searcher import SettingSearcher, instability, tell
 from stabsearch.search.strategy import Length, Pause, Proposal, is_complete
+from stabsearch.search.study import _rebuild
 from stabsearch.spec import SearcherSpec, StudySpec
 from tests import synthetic_study
 from tests.stability.reports import evaluation, facts, report
@@ -271,10 +274,13 @@ def train_next(searcher, ray_id, steps, outcome, stopped_by=StoppedBy.NOBODY):
     trial_id = searcher.suggest(ray_id)["trial_id"]
     searcher.ledger.begin(trial_id)
     for step in steps:
-        said = report(step, 0.1, evaluation=evaluation((0.1,) * 4, score_ema=400 / step))
-        searcher.ledger.receive(trial_id, facts(max_train_steps=400), said, ())
+        searcher.ledger.receive(trial_id, facts(max_train_steps=400), evaluated(step), ())
     searcher.ledger.end(trial_id, outcome, stopped_by)
     searcher.on_trial_complete(ray_id)
+
+
+def evaluated(step):
+    return report(step, 0.1, evaluation=evaluation((0.1,) * 4, score_ema=400 / step))
 
 
 def test_a_short_trial_that_goes_on_is_the_same_trial_and_no_further_setting(going_on):
@@ -304,6 +310,84 @@ def test_optuna_is_told_once_more(going_on):
     assert {t.user_attrs["setting"] for t in going_on._study.trials} == {0}
 
 
+def lose_next(searcher, ray_id, steps=()):
+    """The next trial reports at ``steps``; then its worker is lost for good."""
+    trial_id = searcher.suggest(ray_id)["trial_id"]
+    searcher.ledger.begin(trial_id)
+    for step in steps:
+        searcher.ledger.receive(trial_id, facts(max_train_steps=400), evaluated(step), ())
+    searcher.on_trial_complete(ray_id, error=True)
+
+
+def test_one_that_failed_while_it_went_on_is_known_as_both(going_on):
+    """It says what a short trial says, and is not to go on again in this run."""
+    lose_next(going_on, "ray-1", (60, 80))
+    going_on.suggest("ray-2")
+    short, lost = going_on._strategy.asked[-1][0]
+
+    assert (short.trial_id, short.steps, short.stopped_by) == ("0000-0", 40, StoppedBy.PROBE)
+    assert (lost.trial_id, lost.outcome) == ("0000-0", Outcome.FAILED)
+    assert lost.purpose is Purpose.SEARCH
+    assert [r.steps for r in going_on.ledger.finished()] == [40]
+    assert [t.state.name for t in going_on._study.trials] == ["PRUNED", "FAIL"]
+    assert going_on.ledger.fatal is None
+
+
+def in_the_next_run(tmp_path):
+    again = boundary_searcher(tmp_path, trainer=SHORT)
+    gate = StabilityGate(again._spec.scheduler, 400, again.ledger)
+    _rebuild(again._spec, again.ledger._store, again.ledger, gate, again)
+    return again
+
+
+@pytest.mark.parametrize(
+    ("purpose", "length", "stop_at"),
+    [(Purpose.PROBE, Length.READABLE, 100), (Purpose.SEARCH, Length.WHOLE, None)],
+)
+def test_in_the_next_run_it_goes_on_from_where_it_was(purpose, length, stop_at, tmp_path):
+    searcher = boundary_searcher(tmp_path, trainer=SHORT)
+    searcher._make_config = lambda live: {"trial_id": live.trial_id}
+    short = Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF)
+    searcher._strategy = Scripted(
+        [short, Proposal(params=short.params, purpose=purpose, length=length, goes_on=0)]
+    )
+    train_next(searcher, "ray-0", (20, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    [before] = searcher.ledger.finished()
+    lose_next(searcher, "ray-1", (60, 80))
+    searcher.ledger.close()
+
+    again = in_the_next_run(tmp_path)
+    trial = again.ledger.live("0000-0")
+
+    assert again._waiting == ["0000-0"]
+    assert (trial.purpose, trial.stop_at) == (purpose, stop_at)
+    assert trial.went_on_at == 40
+    assert sorted(trial.reports) == [20, 40, 60, 80]
+    assert again.ledger.finished() == []
+    [as_it_was] = again.ledger.as_they_were()
+    assert (as_it_was.steps, as_it_was.looks) == (40, before.looks)
+    [setting] = again._settings.values()
+    assert (setting.proposal.goes_on, setting.proposal.length) == (0, length)
+
+
+def test_what_it_had_reached_is_a_bar_for_its_peers_in_the_next_run_too(tmp_path):
+    searcher = boundary_searcher(tmp_path, trainer=SHORT)
+    searcher._make_config = lambda live: {"trial_id": live.trial_id}
+    searcher._strategy = Scripted(
+        [
+            Proposal(params={"learning_rate": 1e-3}, purpose=Purpose.PROBE, length=Length.BRIEF),
+            Proposal(params={"learning_rate": 1e-3}, goes_on=0),
+        ]
+    )
+    train_next(searcher, "ray-0", (10, 20, 30, 40), Outcome.STOPPED, StoppedBy.PROBE)
+    kind = searcher._spec.peer_kind({"learning_rate": 1e-3})
+    reached = searcher.ledger.peers.curve(kind)
+    lose_next(searcher, "ray-1")
+    again = in_the_next_run(tmp_path)
+
+    assert again.ledger.peers.curve(kind) == reached != ()
+
+
 def with_two_short_seeds(tmp_path):
     """A searcher whose only setting has two short trials that have ended."""
     searcher = boundary_searcher(tmp_path, seeds=2, trainer=SHORT)
@@ -331,6 +415,23 @@ def test_a_study_killed_before_a_second_seed_went_on_lets_it_go_on(tmp_path):
     second = again.ledger.live("0000-1")
     assert (second.purpose, second.stop_at, second.went_on_at) == (Purpose.SEARCH, None, 40)
     assert sorted(second.reports) == [20, 40]
+
+
+def test_a_seed_that_failed_while_it_went_on_is_not_confirmed_in_its_place(tmp_path, monkeypatch):
+    """It would be the same trial, from the first step on."""
+    searcher = with_two_short_seeds(tmp_path)
+    searcher._strategy = Scripted([Proposal(params={"learning_rate": 1e-3}, goes_on=0)])
+    train_next(searcher, "ray-2", (200, 400), Outcome.COMPLETED)
+    lose_next(searcher, "ray-3")
+    planned = [
+        PlannedTrial(setting=0, seed=s, params={"learning_rate": 1e-3}, purpose=Purpose.CONFIRM)
+        for s in (1, 2)
+    ]
+    monkeypatch.setattr("stabsearch.search.searcher.planned_trials", lambda *_: planned)
+
+    assert searcher.suggest("ray-4") == {"trial_id": "0000-2"}
+    assert searcher._waiting == []
+    assert searcher.ledger.fatal is None
 
 
 def short_record(number, seed=0, **changes):

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from stabsearch.errors import EnvironmentProblem, ResultsError, SpecError, StudyAborted
 from stabsearch.records import Outcome
 from stabsearch.search.observer import StudyObserver
-from stabsearch.search.study import run_study
+from stabsearch.search.study import FAILED_NOTE, run_study
 from tests.search.conftest import TINY_TRAINER
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -250,19 +250,30 @@ def test_a_trial_whose_code_raises_is_failed_with_its_reports_and_tried_again(
     marker = tmp_path / "mended"
     model = {"name": f"{MODELS}:RaisesOnce", "marker": str(marker)}
     study = tiny_study(trials=2, trainer={"model": model})
-    failed = run_study(study)
+    checkpoint = study.path / "checkpoints" / "short.safetensors"
+
+    class Keeper(StudyObserver):
+        def on_trial_start(self, trial):
+            checkpoint.touch()
+
+    failed = run_study(study, observer=Keeper())
 
     assert failed.results.trials.outcome.tolist() == ["failed", "failed"]
     assert failed.results.reports.step.tolist() == [10, 20] * 2
     assert "out of memory" in failed.results.trials.reason[0]
     assert not failed.results.trials.is_unstable.any()
     assert [t.state.name for t in optuna_study(study.path).trials] == ["FAIL"] * 2
+    assert not failed.interrupted
+    assert failed.recommendation.notes[-1] == FAILED_NOTE
+    assert checkpoint.exists()  # the next run may go on from it
 
     marker.touch()
     mended = run_study(study)
 
     assert mended.results.trials.outcome.tolist() == ["completed", "completed"]
     assert not mended.interrupted
+    assert FAILED_NOTE not in mended.recommendation.notes
+    assert not checkpoint.exists()
     assert mended.results.trials.params_learning_rate.equals(
         failed.results.trials.params_learning_rate
     )

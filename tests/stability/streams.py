@@ -97,3 +97,12 @@ def random_reports(trial, seed, began=1.0):
             )
         )
     return reports
+
+
+def inside(thing):
+    """All that an object holds, as text, and what the objects that it is made of hold."""
+    if isinstance(thing, set):
+        return sorted(thing)
+    if not hasattr(thing, "__dict__"):
+        return repr(thing)
+    return {name: inside(value) for name, value in vars(thing).items()}

@@ -132,6 +132,16 @@ def test_data_of_equal_variance_have_no_unit(fall, expected):
     assert ("R12" in rules) is expected
 
 
+@pytest.mark.parametrize("losses", [(1.01,), (1.0,), (1.0, 1.01, 1.0)])
+def test_white_data_have_no_progress_to_lose(losses):
+    """Under v_prediction C0 = L_iso = L_lin: a network that outputs 0 is as good as any."""
+    one = (1.0,) * NUM_BINS
+    white = dataclasses.replace(REFERENCE, bin_isotropic=one, bin_linear=one)
+    reports = [report(25 * i, loss) for i, loss in enumerate(losses * 20, 1)]
+
+    assert said(reports, reference=white, prediction_type="v_prediction") == []
+
+
 @pytest.mark.parametrize("log_variance", [1e4, math.inf])
 def test_a_sampler_whose_variance_explodes_is_told(log_variance):
     check = SamplerCheck(name="mine", mean_z2=1.0, log_variance=log_variance)
