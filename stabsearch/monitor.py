@@ -24,7 +24,8 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from stabsearch.records import (
     Report,
     Severity,
     StoppedBy,
+    Symptom,
     TrialFacts,
     Verdict,
 )
@@ -376,7 +378,7 @@ class Monitor:
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """All of them so far, since the monitor was made or restored."""
+        """All of them so far, those of a state that was loaded included."""
         return tuple(self._reports)
 
     @property
@@ -441,10 +443,12 @@ class Monitor:
             "judge": self._judge.state_dict() if self._judge else None,
             "learned": {name: getattr(self._facts, name) for name in _LEARNED_FACTS},
             "frozen": self._frozen.state_dict() if self._frozen else None,
+            "reports": [_plain_report(report) for report in self._reports],
+            "verdicts": [_plain(verdict) for verdict in self._verdicts],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; earlier reports and verdicts stay with the monitor that made them."""
+        """Go on from there, with all reports and verdicts until then."""
         self.step = self._reported_step = state["step"]
         self._evaluated_step, self._probed_step = state["evaluated_step"], state["probed_step"]
         self._seconds_before, self._started_at = state["train_seconds"], None
@@ -456,6 +460,8 @@ class Monitor:
             self._judge.load_state_dict(state["judge"])
         if self._frozen is not None and state["frozen"] is not None:
             self._frozen.load_state_dict(state["frozen"])
+        self._reports = [_report_of(plain) for plain in state["reports"]]
+        self._verdicts = [_verdict_of(plain) for plain in state["verdicts"]]
 
     # --- how ----------------------------------------------------------------------------------
 
@@ -605,6 +611,30 @@ class Monitor:
 
 _LEARNED_FACTS = ("clipping", "max_grad_norm", "batch_numbers", "remarks")
 """Facts that come with the first window."""
+
+
+def _plain(record: Report | Evaluation | Verdict) -> dict[str, Any]:
+    """Field by field, not as ``dataclasses.asdict``, which copies every number of it."""
+    values = ((f.name, getattr(record, f.name)) for f in fields(record))
+    # torch.load reads no class of ours.
+    return {name: v.value if isinstance(v, Enum) else v for name, v in values}
+
+
+def _plain_report(report: Report) -> dict[str, Any]:
+    evaluation = report.evaluation
+    return _plain(report) | {"evaluation": None if evaluation is None else _plain(evaluation)}
+
+
+def _report_of(plain: Mapping[str, Any]) -> Report:
+    evaluation = plain["evaluation"]
+    return Report(
+        **plain | {"evaluation": None if evaluation is None else Evaluation(**evaluation)}
+    )
+
+
+def _verdict_of(plain: Mapping[str, Any]) -> Verdict:
+    symptom, severity = Symptom(plain["symptom"]), Severity(plain["severity"])
+    return Verdict(**plain | {"symptom": symptom, "severity": severity})
 
 
 class _Averages:

@@ -565,6 +565,27 @@ def test_a_restored_monitor_goes_on_as_the_original_would(make, tmp_path):
     assert [repr(replace(j.report, train_seconds=0)) for j in rest if j] == whole[5:]
     assert second.stop_reason.startswith("R1b")
     assert second.facts.max_grad_norm == 1.0
+    assert [repr(replace(r, train_seconds=0)) for r in second.reports] == whole
+
+
+def test_a_restored_monitor_remembers_what_was_said(make, data, tmp_path):
+    """A prune is said once: the run that goes on past it is no sounder than before."""
+    first = make(model=Scale(), held_out=data.dataset.held_out)  # reports with evaluations
+    run(first, [*np.linspace(1, 0.15, 60), *[0.9] * 60], [1.0] * 120)
+    first.save(tmp_path / "mine")
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = make(model=Scale(), held_out=data.dataset.held_out)
+    second.load_state_dict(torch.load(tmp_path / "state.pt"))
+
+    assert first.should_stop
+    assert second.stop_reason == first.stop_reason
+    assert second.verdicts == first.verdicts
+    assert repr(second.reports) == repr(first.reports)
+    run(second, [0.9] * 20, [1.0] * 20)
+    second.save(tmp_path / "mine")
+    results = load(tmp_path / "mine")
+    assert list(results.reports["step"]) == list(range(10, 141, 10))
+    assert [r.outcome for r in results.records()] == [Outcome.DIVERGED]
 
 
 @pytest.mark.parametrize("clipped", [True, False])
