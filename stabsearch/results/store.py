@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +50,28 @@ FETCH_AGAIN = "Fetch the folder again, or run the study again under another name
 """The remedy for files that were lost or damaged."""
 
 
+class Remedies(NamedTuple):
+    """What to do where a folder does not take the study, by what is wrong with it."""
+
+    unwritable: str
+    other_study: str
+    foreign: str
+
+
+NAMED_BY_A_STUDY = Remedies(
+    "Choose a folder that you may write to, with `storage:` in the study file or --storage DIR.",
+    "Give the new study another `name:`, another folder with --storage DIR, or delete the old "
+    "results.",
+    "Give the study another `name:`, or another folder with --storage DIR.",
+)
+SAVED_TO_A_PATH = Remedies(
+    "Save to a folder that you may write to.",
+    "Save to another folder, or delete the old results.",
+    "Save to another folder.",
+)
+"""Where there is no study file, and no command."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournaledTrial:
     """What the journal knows of a trial that has not ended."""
@@ -65,8 +87,9 @@ class JournaledTrial:
 class StudyStore:
     """One study's folder. May be pickled; open files stay behind and are opened again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedies: Remedies = NAMED_BY_A_STUDY) -> None:
         self.path = Path(path)
+        self._remedies = remedies
         self._name: str | None = None
         self._records: dict[str, TrialRecord] | None = None
         self._journals: dict[str, FileIO] = {}
@@ -128,8 +151,7 @@ class StudyStore:
 
     def _cannot_be_written(self, reason: str) -> EnvironmentProblem:
         return EnvironmentProblem(
-            f"The results cannot be written to {self.path}: {reason}. Choose a folder that you "
-            "may write to, with `storage:` in the study file or --storage DIR."
+            f"The results cannot be written to {self.path}: {reason}. {self._remedies.unwritable}"
         )
 
     def _write_study(self, study: dict[str, Any], fingerprint: str) -> None:
@@ -175,10 +197,9 @@ class StudyStore:
         shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" * (len(changes) > 3))
         raise ResultsError(
             f"{self.path}: holds the study {there['study']['name']!r} with another specification "
-            f"than the study {study['name']!r} that was to run"
+            f"than the study {study['name']!r} that was to be written"
             + (f" ({shown})" if shown else "")
-            + ". Give the new study another `name:`, another folder with --storage DIR, or delete "
-            "the old results."
+            + f". {self._remedies.other_study}"
         )
 
     def _refuse_foreign_folder(self) -> None:
@@ -194,8 +215,7 @@ class StudyStore:
         if foreign:
             raise ResultsError(
                 f"{self.path}: the folder exists and is not a study's (it holds {foreign[0]!r} "
-                f"and no {STUDY_FILE}). Give the study another `name:`, or another folder with "
-                "--storage DIR."
+                f"and no {STUDY_FILE}). {self._remedies.foreign}"
             )
 
     def _sweep(self) -> None:
