@@ -103,8 +103,9 @@ class StudyStore:
         """Whether the folder has this study already. Changes nothing.
 
         Two specs with one fingerprint are the same study. Another study under the same path, or
-        a folder that is none, raises ResultsError; a path that cannot be written
-        EnvironmentProblem, as far as that can be told without writing.
+        a folder that is none, raises ResultsError; a new study's path that cannot be written
+        EnvironmentProblem, as far as that can be told without writing. (A finished study answers
+        from a folder that is read-only.)
         """
         if (self.path / STUDY_FILE).is_file():
             self._check_same_study(study, fingerprint)
@@ -113,13 +114,16 @@ class StudyStore:
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not nearest.is_dir():
             raise self._cannot_be_written(f"{nearest} is not a folder")
-        if not os.access(nearest, os.W_OK):
-            raise self._cannot_be_written(f"no permission to write in {nearest}")
+        self._check_writable(nearest)
         return False
 
     def create(self, study: dict[str, Any], fingerprint: str) -> bool:
-        """Makes the study's folder. True if it was there: the study resumes (``take_over``)."""
+        """Makes the study's folder. True if it was there: the study resumes (``take_over``).
+
+        Raises what ``holds`` does, and EnvironmentProblem for a folder that is read-only.
+        """
         if self.holds(study, fingerprint):
+            self._check_writable(self.path, *(self.path / folder for folder in FOLDERS))
             return True
         first_missing = None
         try:
@@ -143,11 +147,19 @@ class StudyStore:
         """Begins to write an existing study: only the one process that runs it may.
 
         Notes what is asked for now (an extended study has more trials), and removes what a killed
-        writer left.
+        writer left. Raises EnvironmentProblem if it cannot.
         """
         self._records = None  # another process may have written until now
-        self._write_study(study, fingerprint)
-        self._sweep()
+        try:
+            self._write_study(study, fingerprint)
+            self._sweep()
+        except OSError as error:
+            raise self._cannot_be_written(error.strerror or str(error)) from error
+
+    def _check_writable(self, *folders: Path) -> None:
+        for folder in folders:
+            if folder.exists() and not os.access(folder, os.W_OK):
+                raise self._cannot_be_written(f"no permission to write in {folder}")
 
     def _cannot_be_written(self, reason: str) -> EnvironmentProblem:
         return EnvironmentProblem(
