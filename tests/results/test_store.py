@@ -219,7 +219,7 @@ def test_a_study_that_became_read_only_still_answers_and_is_not_resumed(
     again = StudyStore(store.path)
 
     assert again.holds(STUDY, "fingerprint")
-    with pytest.raises(EnvironmentProblem, match="no permission to write in .*storage"):
+    with pytest.raises(EnvironmentProblem, match=r"no permission to write in .*storage"):
         again.create(STUDY, "fingerprint")
 
 
