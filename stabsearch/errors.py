@@ -37,7 +37,7 @@ class ExitCode(IntEnum):
     SAMPLER_WRONG = 5
     """For ``check-sampler``: the samples are not those of the model."""
     INTERRUPTED = 130
-    """Finished trials are on disk."""
+    """By Ctrl-C or SIGTERM; finished trials are on disk."""
 
 
 class StabsearchError(Exception):

@@ -22,9 +22,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from stabsearch.diffusion.datasets import check_scale
 from stabsearch.diffusion.noise_schedule import BETA_SCHEDULES, NoiseSchedule
 from stabsearch.diffusion.objective import Objective
 from stabsearch.diffusion.prepared_data import PreparedData
@@ -52,6 +56,7 @@ from stabsearch.records import (
     Report,
     Severity,
     StoppedBy,
+    Symptom,
     TrialFacts,
     Verdict,
 )
@@ -240,6 +245,10 @@ class Monitor:
         prediction type, without any weight; whatever is optimised. Batches may differ in size.
         """
         _check_batch(timesteps, losses)
+        if timesteps.device.type == "cpu":  # elsewhere the report looks: it waits for the device
+            for found in (timesteps.numpy().min(), timesteps.numpy().max()):
+                if not 0 <= found < self._num_timesteps:
+                    raise self._outside(f"observe: timestep {found}")
         if self._open is None or len(self._open.losses) == self._micro_batches:
             self._close_step()
             self._open = _OpenStep()
@@ -257,6 +266,7 @@ class Monitor:
         Returns the norm before clipping, as ``torch.nn.utils.clip_grad_norm_`` does. Unlike there,
         gradients whose norm is NaN or Inf are left as they are: no step should be taken with them.
         """
+        _check_limit(max_norm)
         step = self._step_to_clip()
         owners: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if all(p.grad is None for p in owners):
@@ -271,6 +281,7 @@ class Monitor:
 
         Accelerate, FSDP and DeepSpeed have their own; ``grad_norm`` is the total 2-norm before.
         """
+        _check_limit(max_norm)
         step = self._step_to_clip()
         norm = torch.as_tensor(grad_norm).detach()
         norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).clone()
@@ -325,10 +336,7 @@ class Monitor:
         try:
             window = self._telemetry.read()
         except IndexError:
-            raise ValueError(
-                f"a timestep is outside of 0 .. {self._num_timesteps - 1}; the noise schedule has "
-                f"{self._num_timesteps}. Subtract 1 where they run from 1."
-            ) from None
+            raise self._outside("a timestep") from None
         self._reported_step, self._num_clips = self.step, 0
         if self._judge is None:
             self._begin_judging(has_norms, batch_size)
@@ -376,7 +384,7 @@ class Monitor:
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """All of them so far, since the monitor was made or restored."""
+        """All of them so far, those of a state that was loaded included."""
         return tuple(self._reports)
 
     @property
@@ -391,12 +399,13 @@ class Monitor:
         """Write a study of this one trial: ``stabsearch explain PATH`` and ``load`` read it.
 
         May be called again as training goes on. Raises ResultsError for a folder that holds
-        something else, and RuntimeError before the first report.
+        something else, EnvironmentProblem for one that cannot be written, and RuntimeError before
+        the first report.
         """
         if not self._reports:
             raise RuntimeError("nothing to save yet: no report has been made.")
         # Imported here: a loop that only watches reads no Parquet.
-        from stabsearch.results.store import StudyStore
+        from stabsearch.results.store import SAVED_TO_A_PATH, StudyStore
         from stabsearch.search.ledger import LiveTrial
 
         path = Path(path).expanduser().absolute()
@@ -410,7 +419,7 @@ class Monitor:
         # that it was stopped. The fingerprint is without that: it is one study from first to last.
         outcome, stopped_by = self._outcome()
         asked["scheduler"]["gate"] = outcome is not Outcome.COMPLETED or self._prune() is None
-        store = StudyStore(path)
+        store = StudyStore(path, SAVED_TO_A_PATH)
         if store.create(asked, study.fingerprint()):
             store.take_over(asked, study.fingerprint())
         trial = LiveTrial(
@@ -433,6 +442,7 @@ class Monitor:
         if self._open is not None or self.step != self._reported_step:
             raise RuntimeError("take state_dict right after a report, before the next observe.")
         return {
+            "made_with": self._made_with(),
             "step": self.step,
             "evaluated_step": self._evaluated_step,
             "probed_step": self._probed_step,
@@ -441,10 +451,17 @@ class Monitor:
             "judge": self._judge.state_dict() if self._judge else None,
             "learned": {name: getattr(self._facts, name) for name in _LEARNED_FACTS},
             "frozen": self._frozen.state_dict() if self._frozen else None,
+            "reports": [_plain_report(report) for report in self._reports],
+            "verdicts": [_plain(verdict) for verdict in self._verdicts],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; earlier reports and verdicts stay with the monitor that made them."""
+        """Go on from there, with all reports and verdicts until then.
+
+        Raises ValueError for what is no such state, or that of a monitor whose reports do not fit
+        those of this one.
+        """
+        self._check_state(state)
         self.step = self._reported_step = state["step"]
         self._evaluated_step, self._probed_step = state["evaluated_step"], state["probed_step"]
         self._seconds_before, self._started_at = state["train_seconds"], None
@@ -456,8 +473,39 @@ class Monitor:
             self._judge.load_state_dict(state["judge"])
         if self._frozen is not None and state["frozen"] is not None:
             self._frozen.load_state_dict(state["frozen"])
+        self._reports = [_report_of(plain) for plain in state["reports"]]
+        self._verdicts = [_verdict_of(plain) for plain in state["verdicts"]]
 
     # --- how ----------------------------------------------------------------------------------
+
+    def _made_with(self) -> dict[str, Any]:
+        """What must be the same before and after a resume."""
+        return {
+            "num_train_timesteps": self._num_timesteps,
+            "num_timestep_bins": self._spec.num_timestep_bins,
+            "analyzer.name": self._analyzer.name,
+        }
+
+    def _check_state(self, state: Any) -> None:
+        if not isinstance(state, Mapping) or "made_with" not in state:
+            raise ValueError(
+                f"load_state_dict: this {type(state).__name__} is no state of a Monitor. Pass "
+                "what state_dict() of this version of stabsearch returned."
+            )
+        for name, here in self._made_with().items():
+            there = state["made_with"][name]
+            if there != here:
+                raise ValueError(
+                    f"load_state_dict: {name} is {there} in the state and {here} in this monitor. "
+                    "Make the monitor as the one was made that the state is of."
+                )
+
+    def _outside(self, found: str) -> ValueError:
+        last = self._num_timesteps - 1
+        return ValueError(
+            f"{found} is outside of 0 .. {last}; the noise schedule has {self._num_timesteps}. "
+            "Number them from 0: subtract 1 where they run from 1."
+        )
 
     def _step_to_clip(self) -> _OpenStep:
         if self._open is None:
@@ -607,6 +655,29 @@ _LEARNED_FACTS = ("clipping", "max_grad_norm", "batch_numbers", "remarks")
 """Facts that come with the first window."""
 
 
+def _plain(record: Report | Evaluation | Verdict) -> dict[str, Any]:
+    """Field by field, not as ``dataclasses.asdict``, which copies every number of it."""
+    values: dict[str, Any] = {f.name: getattr(record, f.name) for f in fields(record)}
+    # torch.load reads no class of ours.
+    return {name: v.value if isinstance(v, Enum) else v for name, v in values.items()}
+
+
+def _plain_report(report: Report) -> dict[str, Any]:
+    evaluation = report.evaluation
+    return _plain(report) | {"evaluation": None if evaluation is None else _plain(evaluation)}
+
+
+def _report_of(plain: Mapping[str, Any]) -> Report:
+    evaluation = plain["evaluation"]
+    evaluated = None if evaluation is None else Evaluation(**evaluation)
+    return Report(**{**plain, "evaluation": evaluated})
+
+
+def _verdict_of(plain: Mapping[str, Any]) -> Verdict:
+    symptom, severity = Symptom(plain["symptom"]), Severity(plain["severity"])
+    return Verdict(**{**plain, "symptom": symptom, "severity": severity})
+
+
 class _Averages:
     """A second model's weights, by name, as an evaluation asks for them."""
 
@@ -625,7 +696,7 @@ def _checked(
     for name in settings.keys() - SETTINGS - named:
         raise SpecError(f"{name}: not a setting of Monitor. {did_you_mean(name, SETTINGS)}")
     report_every = settings.get("report_every", TrainerSpec.model_fields["report_every"].default)
-    if isinstance(report_every, int) and isinstance(settings["max_train_steps"], int):
+    if all(isinstance(n, int) and n > 0 for n in (report_every, settings["max_train_steps"])):
         report_every = min(report_every, settings["max_train_steps"])
         settings.setdefault("report_every", report_every)
         settings.setdefault("eval_every", EVALUATE_EVERY * report_every)
@@ -692,6 +763,7 @@ def _statistics(data: Any) -> tuple[DataStatistics, NDArray[np.float32] | None]:
     examples = _examples(data, "data")
     if not np.ptp(examples.reshape(len(examples), -1), axis=0).any():
         raise ValueError("data: all examples are equal; there is nothing to learn.")
+    check_scale(examples, "data: the array")
     return data_statistics(examples), None
 
 
@@ -711,6 +783,11 @@ def _examples(data: Any, name: str) -> NDArray[np.float32]:
 
 def _check_batch(timesteps: Tensor, losses: Tensor) -> None:
     """Of shapes and types only: to look at values would wait for the device."""
+    kinds = {"timesteps": type(timesteps), "losses": type(losses)}
+    for name in [name for name, kind in kinds.items() if not issubclass(kind, Tensor)]:
+        raise ValueError(
+            f"observe: {name} are given as {kinds[name].__name__}; they must be a tensor [B]."
+        )
     if losses.dim() != 1 or timesteps.shape != losses.shape or not len(losses):
         raise ValueError(
             f"observe: timesteps {list(timesteps.shape)} and losses {list(losses.shape)} must "
@@ -721,6 +798,16 @@ def _check_batch(timesteps: Tensor, losses: Tensor) -> None:
             f"observe: timesteps are {timesteps.dtype}; they must be whole numbers 0 .. T-1. For "
             "continuous times t in [0, 1) pass (t * T).long()."
         )
+
+
+def _check_limit(max_norm: Any) -> None:
+    """The same as of a study's ``max_grad_norm``."""
+    if max_norm is None or (isinstance(max_norm, Real) and 0 < float(max_norm) < math.inf):
+        return
+    raise ValueError(
+        f"max_norm is {max_norm!r}; it must be a finite number above 0. Use None for no clipping: "
+        "the norm is then only looked at."
+    )
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

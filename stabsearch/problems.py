@@ -247,7 +247,8 @@ def _remedy(details: ErrorDetails, info: FieldInfo | None) -> str:
         found = nearest(str(value), _choices(details))
         return f"Did you mean {found}?" if found else "Use one of these."
     if kind in ("float_type", "int_type") and _looks_like_a_number(value):
-        return "Remove the quotes."
+        with_dot = _with_dot(value)
+        return "Remove the quotes" + ("." if with_dot == value else f", or write {with_dot}.")
     if kind == "string_type" and isinstance(value, (int, float)):
         return f'Put it in quotes: "{show(value)}".'
     default = info.default if info is not None and not info.is_required() else None
@@ -256,7 +257,11 @@ def _remedy(details: ErrorDetails, info: FieldInfo | None) -> str:
     if kind in ("tuple_type", "too_long"):
         return "Write both ends of the range."
     if kind in ("model_type", "dict_type"):
+        if isinstance(value, str) and _has_a_name(info):
+            return f"Write {details['loc'][-1]}: {{name: {_in_braces(value)}}}."
         return "Indent its fields below it, or leave it out."
+    if kind == "float_type" and _is_whole(info):
+        kind = "int_type"
     way = _WAYS.get(kind, "Write it as it is described in `stabsearch schema`").format(
         **{name: show(bound) for name, bound in details.get("ctx", {}).items()}
     )
@@ -284,6 +289,32 @@ _WAYS = {
     "list_type": "Write its values in brackets, such as [1, 2]",
 }
 """What to write instead, by the kind of error: templates over its bounds."""
+
+
+def _has_a_name(info: FieldInfo | None) -> bool:
+    section = section_of(info) if info is not None else None
+    return section is not None and "name" in section.model_fields
+
+
+def _in_braces(text: str) -> str:
+    """Quoted where YAML might read it otherwise, as a reference ``module:function``."""
+    return text if text.isidentifier() else json.dumps(text, ensure_ascii=False)
+
+
+def _is_whole(info: FieldInfo | None) -> bool:
+    """Whether a field holds whole numbers; of one that may be null, too."""
+    kinds = (get_args(info.annotation) or (info.annotation,)) if info is not None else ()
+    return any((get_args(kind) or (kind,))[0] is int for kind in kinds)
+
+
+def _with_dot(number: str) -> str:
+    """``1e-3`` as ``1.0e-3``: what PyYAML, which reads YAML 1.1, takes for a number."""
+    digits, e, exponent = number.lower().partition("e")
+    if not e:
+        return number
+    dot = "" if "." in digits else ".0"
+    sign = "" if exponent[0] in "+-" else "+"
+    return f"{digits}{dot}e{sign}{exponent}"
 
 
 def _is_empty_or_number(text: str) -> bool:

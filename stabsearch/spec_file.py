@@ -54,6 +54,11 @@ def load_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 def parse_study(fields: Mapping[str, Any], source: str = "study") -> StudySpec:
     """The same from a mapping: a REST body, a dict in a notebook."""
+    if not isinstance(fields, Mapping):
+        raise SpecError(
+            f"{source}: {show(fields)} — must be a mapping of fields, a StudySpec or a file's "
+            "path. Write for example {'name': 'my_study', 'space': {...}}."
+        )
     return _validated(dict(fields), source, {})
 
 

@@ -20,7 +20,7 @@ from stabsearch.cli.main import app
 from stabsearch.diffusion.noise_schedule import make_noise_schedule
 from stabsearch.diffusion.prepared_data import prepare_data
 from stabsearch.diffusion.reference_loss import data_statistics
-from stabsearch.errors import ResultsError, SpecError
+from stabsearch.errors import EnvironmentProblem, ResultsError, SpecError
 from stabsearch.monitor import SETTINGS, Monitor
 from stabsearch.records import Outcome, Severity, Symptom
 from stabsearch.results.frames import load
@@ -485,6 +485,7 @@ def test_an_argument_that_cannot_be_used(make, settings, message):
         (np.zeros((10, 3)), "equal"),
         (np.full((10, 3), np.nan), "NaN"),
         (np.zeros(10), "shape \\[10\\]"),
+        (np.linspace(0, 254, 640).reshape(10, 64), r"^data: the array has .*x / 127\.5 - 1\.$"),
     ],
 )
 def test_data_that_no_denoiser_can_be_trained_on(images, message):
@@ -499,12 +500,41 @@ def test_data_that_no_denoiser_can_be_trained_on(images, message):
         (torch.zeros(4, dtype=torch.long), torch.zeros(3), "one loss per sample"),
         (torch.zeros(4, dtype=torch.long), torch.zeros(4, 8), "one loss per sample"),
         (torch.rand(4), torch.zeros(4), "whole numbers"),
+        ([1, 2], [0.1, 0.2], r"timesteps are given as list; they must be a tensor \[B\]"),
+        (torch.tensor([1, 2]), np.ones(2), r"losses are given as ndarray"),
+        (torch.tensor([1, 1000]), torch.zeros(2), r"timestep 1000 is outside of 0 \.\. 999"),
+        (torch.tensor([-1, 5]), torch.zeros(2), r"timestep -1 is outside of 0 \.\. 999"),
     ],
-    ids=["mean", "length", "elements", "continuous"],
+    ids=["mean", "length", "elements", "continuous", "lists", "array", "from one", "negative"],
 )
 def test_observe_refuses_what_is_no_batch(make, timesteps, losses, message):
     with pytest.raises(ValueError, match=message):
         make().observe(timesteps, losses)
+
+
+@pytest.mark.parametrize("max_norm", [-1, 0, math.inf, math.nan, "1"])
+def test_a_norm_that_cannot_clip_is_refused_and_changes_nothing(make, max_norm):
+    weight = nn.Parameter(torch.zeros(3))
+    weight.grad = torch.ones(3)
+    monitor = make()
+    monitor.observe(*batch())
+    for call in (
+        lambda: monitor.clip([weight], max_norm=max_norm),
+        lambda: monitor.observe_norm(1.0, max_norm=max_norm),
+    ):
+        with pytest.raises(ValueError, match=r"must be a finite number above 0\. Use None for no"):
+            call()
+
+    assert weight.grad.tolist() == [1, 1, 1]
+    monitor.clip([weight], max_norm=None)  # the step is still open
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_train_steps", 0), ("report_every", 0)])
+def test_a_count_of_zero_is_one_error_about_the_field_that_was_set(make, name, value):
+    with pytest.raises(SpecError) as error:
+        make(**{name: value})
+
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [name]
 
 
 def test_calls_in_the_wrong_order_say_so(make):
@@ -537,11 +567,16 @@ def test_clip_is_for_every_step_or_none(make):
         monitor.report()
 
 
-def test_timesteps_that_run_from_one_are_noticed(make):
+def test_timesteps_on_a_device_are_looked_at_by_the_report(make):
+    class OnADevice(torch.Tensor):
+        """Says that its values are elsewhere."""
+
+        device = torch.device("cuda")
+
     monitor = make()
     for _ in range(10):
-        monitor.observe(torch.tensor([1, 1000]), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"0 \.\. 999"):
+        monitor.observe(torch.tensor([1, 1000]).as_subclass(OnADevice), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"^a timestep is outside of 0 \.\. 999"):
         monitor.report()
 
 
@@ -565,6 +600,51 @@ def test_a_restored_monitor_goes_on_as_the_original_would(make, tmp_path):
     assert [repr(replace(j.report, train_seconds=0)) for j in rest if j] == whole[5:]
     assert second.stop_reason.startswith("R1b")
     assert second.facts.max_grad_norm == 1.0
+    assert [repr(replace(r, train_seconds=0)) for r in second.reports] == whole
+
+
+def test_a_restored_monitor_remembers_what_was_said(make, data, tmp_path):
+    """A prune is said once: the run that goes on past it is no sounder than before."""
+    first = make(model=Scale(), held_out=data.dataset.held_out)  # reports with evaluations
+    run(first, [*np.linspace(1, 0.15, 60), *[0.9] * 60], [1.0] * 120)
+    first.save(tmp_path / "mine")
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = make(model=Scale(), held_out=data.dataset.held_out)
+    second.load_state_dict(torch.load(tmp_path / "state.pt"))
+
+    assert first.should_stop
+    assert second.stop_reason == first.stop_reason
+    assert second.verdicts == first.verdicts
+    assert repr(second.reports) == repr(first.reports)
+    run(second, [0.9] * 20, [1.0] * 20)
+    second.save(tmp_path / "mine")
+    results = load(tmp_path / "mine")
+    assert list(results.reports["step"]) == list(range(10, 141, 10))
+    assert [r.outcome for r in results.records()] == [Outcome.DIVERGED]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_timestep_bins": 5}, "num_timestep_bins is 10 in the state and 5 in this monitor"),
+        ({"noise_schedule": torch.linspace(0.99, 0.01, 100)}, "num_train_timesteps is 1000 in"),
+        ({"analyzer": {"name": "lightning"}}, "analyzer.name is rules in the state and lightning"),
+    ],
+    ids=["bins", "timesteps", "judge"],
+)
+def test_the_state_of_another_monitor_is_refused_as_a_whole(make, settings, message):
+    first, second = make(), make(**settings)
+    run(first, [0.5] * 10)
+
+    with pytest.raises(ValueError, match=message):
+        second.load_state_dict(first.state_dict())
+    assert second.step == 0
+
+
+@pytest.mark.parametrize("state", [{}, 5, {"step": 3}])
+def test_what_is_no_state_is_refused(make, state):
+    with pytest.raises(ValueError, match=r"is no state of a Monitor\. Pass what state_dict"):
+        make().load_state_dict(state)
 
 
 @pytest.mark.parametrize("clipped", [True, False])
@@ -622,6 +702,25 @@ def test_a_folder_that_holds_something_else_is_not_written_into(make, tmp_path):
         monitor.save(tmp_path)
     with pytest.raises(SpecError, match="folder name"):
         monitor.save(tmp_path / "a b")
+
+
+def test_where_it_cannot_save_it_asks_for_another_path_and_for_no_option(make, tmp_path):
+    """There is no study file to write `storage:` in."""
+    (tmp_path / "file").write_text("")
+    monitor, other = make(), make(learning_rate=2e-3)
+    for each in (monitor, other):
+        run(each, [0.5] * 10)
+    other.save(tmp_path / "taken")
+    refused = []
+    for path in (tmp_path, tmp_path / "taken", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises((EnvironmentProblem, ResultsError)) as error:
+            monitor.save(path)
+        refused.append(str(error.value))
+
+    assert not [told for told in refused if "storage" in told or "`name:`" in told]
+    assert "Save to another folder." in refused[0]
+    assert "Save to another folder, or delete the old results." in refused[1]
+    assert all("Save to a folder that you may write to." in told for told in refused[2:])
 
 
 # --- the package and the example --------------------------------------------------------------

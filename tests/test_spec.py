@@ -171,6 +171,39 @@ BAD_FIELDS = [
     ),
     ({"trials": "8"}, 'trials: "8" — must be a number. Remove the quotes.'),
     (
+        {"horizon_steps": "1e5"},  # as PyYAML reads it
+        'horizon_steps: "1e5" — must be a number. Remove the quotes, or write 1.0e+5.',
+    ),
+    (
+        {"trainer": {"learning_rate": "1e-3"}},
+        'trainer.learning_rate: "1e-3" — must be a number. Remove the quotes, or write 1.0e-3.',
+    ),
+    (
+        {"horizon_steps": "long"},
+        "horizon_steps: long — must be a number. Write a whole number, such as 1, or null, the "
+        "default.",
+    ),
+    (
+        {"trainer": {"model": "mlp"}},
+        "trainer.model: mlp — must be a section: fields below it, each as 'name: value'. Write "
+        "model: {name: mlp}.",
+    ),
+    (
+        {"trainer": {"data": "my_data:faces"}},
+        "trainer.data: my_data:faces — must be a section: fields below it, each as 'name: "
+        'value\'. Write data: {name: "my_data:faces"}.',
+    ),
+    (
+        {"space": {"adam_beta2": {"uniform": [0.9, 1.5]}}},
+        "space.adam_beta2: uniform: [0.9, 1.5] — 1.5 must be less than 1. Keep every value of "
+        "adam_beta2 within that.",
+    ),
+    (
+        {"analyzer": {"thresholds": {"R2.prune": 1}}},
+        "analyzer.thresholds.R2.prune: unknown threshold. Known thresholds of R2: R2.errors, "
+        "R2.ratio.",
+    ),
+    (
         {"trainer": 5},
         "trainer: 5 — must be a section: fields below it, each as 'name: value'. Indent its "
         "fields below it, or leave it out.",

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
+import stabsearch
 from stabsearch.errors import SpecError
 from stabsearch.spec import StudySpec
 from stabsearch.spec.search import ConfirmSpec, StopSpec
@@ -285,6 +286,12 @@ def test_an_override_does_not_hide_a_broken_section(write):
 
     with pytest.raises(SpecError, match=r"x.yaml: resources: 3 — must be a section"):
         load_study(path, {"resources.workers": 2})
+
+
+@pytest.mark.parametrize("study", [5, None, ["x.yaml"]])
+def test_run_says_what_a_study_may_be(study):
+    with pytest.raises(SpecError, match=r"^study: .* — must be a mapping of fields, a StudySpec"):
+        stabsearch.run(study)
 
 
 def test_parse_study_takes_a_mapping():

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stabsearch.errors import exception_line
-from stabsearch.recommend.words import number, params_text
+from stabsearch.recommend.words import count, number, params_text
 from stabsearch.records import (
     Ending,
     Outcome,
@@ -202,7 +202,7 @@ class LogProgress(StudyProgress):
         # No worker is needed where all trials have ended.
         workers = f", {overview.num_workers} at a time" if overview.num_workers else ""
         self._say(
-            f"{overview.name}: {_how_many(overview)} trials of up to {overview.max_train_steps} "
+            f"{overview.name}: {_how_many(overview)} of up to {overview.max_train_steps} "
             f"steps{_already(overview)}{workers}, results in {overview.path}"
         )
         for sentence in overview.sampler:
@@ -337,10 +337,10 @@ class LiveProgress(StudyProgress):
 
     def _counts(self) -> Text:
         text = Text(f"{len(self.tally.running)} running")
-        for label, count in self.tally.counts().items():
-            if count or label in ("stable", "pruned"):
+        for label, n in self.tally.counts().items():
+            if n or label in ("stable", "pruned"):
                 text.append("  ")
-                text.append(f"{count} {label}", style=LABELS[label] if count else "dim")
+                text.append(f"{n} {label}", style=LABELS[label] if n else "dim")
         return text
 
 
@@ -403,7 +403,7 @@ def _ending(record: TrialRecord) -> str:
 
 def _how_many(overview: StudyOverview) -> str:
     at_most = "at most " * overview.is_open_ended
-    return f"{at_most}{overview.num_trials}"
+    return f"{at_most}{count(overview.num_trials, 'trial')}"
 
 
 def _already(overview: StudyOverview) -> str:

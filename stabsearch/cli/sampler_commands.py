@@ -108,7 +108,7 @@ def _with_sampler(file: Path | None, name: str | None, options: Mapping[str, Any
     spec = load_study(file) if file is not None else None
     own = spec.sampler if spec is not None else None
     if name is None and own is None:
-        begin = "names no sampler" if file is not None else "Which sampler?"
+        begin = "names no sampler." if file is not None else "Which sampler?"
         raise SpecError(
             f"{f'{file}: ' if file else ''}{begin} Name one, such as "
             f"{command('check-sampler', 'ddim')}{', or add a sampler section' if file else ''}."

@@ -6,10 +6,12 @@ import json
 import math
 import random
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -118,7 +120,7 @@ def run(
     Exit code 0: a stable setting was found. 3: none. 4: one was found, but the edge is not known
     as precisely as stop_when asks, the setting did not hold in its confirmation, is likely to fail
     within margin_octaves and no stress test says otherwise, or combinations of words were not
-    compared. 130: interrupted.
+    compared. 130: interrupted, by Ctrl-C or SIGTERM.
     """
     overrides = {
         "storage": storage,
@@ -139,7 +141,11 @@ def run(
     again = command(*_arguments())
     console = Console(stderr=as_json)
     try:
-        with _answer_alone_on_stdout(as_json), progress_for(console) as progress:
+        with (
+            _terminated_as_by_ctrl_c(),
+            _answer_alone_on_stdout(as_json),
+            progress_for(console) as progress,
+        ):
             result = run_study(spec, address=address, observer=progress)
     except KeyboardInterrupt:
         _say_interrupted(spec.path, again)
@@ -274,6 +280,22 @@ def _answer_alone_on_stdout(is_json: bool) -> Iterator[None]:
         return
     with redirect_stdout(sys.stderr):
         yield
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, by which slurm and Kubernetes end a job, does what Ctrl-C does at that moment."""
+
+    def interrupt(_signum: int, frame: FrameType | None) -> None:
+        # Not raise_signal: a shell's background job ignores SIGINT.
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        (on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_more_trials(spec: StudySpec, result: StudyResult) -> str | None:

@@ -93,7 +93,7 @@ def ray_runtime(address: str | None, *, cpus: int | None = None) -> Iterator[Ray
         leave.enter_context(environment(mode | token, override=True))
         _refresh_ray_config()
         leave.callback(_shut_down)
-        with _interrupt_deferred():
+        with _interrupt_deferred(), _terminate_handler_kept():
             _start(cpus) if address is None else _join(address)
         yield _describe(is_local=address is None)
 
@@ -330,6 +330,21 @@ def _interrupt_deferred() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _terminate_handler_kept() -> Iterator[None]:
+    """Keep the program's own handler of SIGTERM, if it has one.
+
+    Ray puts two in its place when it starts: one in Python, and one in C++ that prints its stack
+    and ends the process.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _first_line(error: BaseException) -> str:

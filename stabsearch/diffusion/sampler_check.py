@@ -19,6 +19,7 @@ noise, and its samples are off by what the schedule withholds (rule R14). That m
 
 from __future__ import annotations
 
+import inspect
 import math
 import traceback
 from collections.abc import Iterator, Mapping
@@ -242,7 +243,8 @@ def measure_sampler(
     they are not the model's. The same arguments give the same numbers, and nobody else's random
     numbers are drawn.
 
-    Raises SpecError that names the sampler if it raises, or returns anything but samples.
+    Raises SpecError that names the sampler if it cannot be called as one, if it raises, or returns
+    anything but samples.
     """
     if isinstance(data, GaussianData):
         gaussian, shape = data, sample_shape or data.mean.shape
@@ -253,6 +255,7 @@ def measure_sampler(
     told_schedule, told_prediction_type = told or (schedule, prediction_type)
     offered = {"noise_schedule": told_schedule, "prediction_type": told_prediction_type}
     full_shape = (num_samples, *shape)
+    _check_call(sampler, name, offered, options or {})
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _few_threads(gaussian):
             torch.manual_seed(0)  # for a sampler that does not use the generator
@@ -270,6 +273,26 @@ def measure_sampler(
         ) from error
     rows = _rows_of(samples, full_shape, name)
     return _compared(rows, gaussian, schedule, name, model.num_calls)
+
+
+def _check_call(
+    sampler: Sampler, name: str, offered: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """That it takes what a sampler is called with; Python's own complaint would cite our line."""
+    try:
+        signature = inspect.signature(sampler)
+    except (TypeError, ValueError):  # written in C, or not a function
+        return
+    asked = {word: value for word, value in offered.items() if word in signature.parameters}
+    try:
+        signature.bind("model", "shape", **{"generator": None, **asked, **options})
+    except TypeError as error:
+        words = ", ".join(f"{word}=..." for word in ("generator", *options))
+        or_less = ", or leave out the options that it does not know" if options else ""
+        raise SpecError(
+            f"sampler {name}: {error}; it is defined with {signature} and called with (model, "
+            f"shape, {words}). Give it these parameters (docs/samplers.md){or_less}."
+        ) from error
 
 
 @contextmanager

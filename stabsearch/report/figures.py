@@ -35,7 +35,7 @@ from stabsearch.recommend.space import (
     search_space,
 )
 from stabsearch.recommend.surface import Surface
-from stabsearch.recommend.words import number, octaves_words, params_text
+from stabsearch.recommend.words import count, number, octaves_words, params_text
 from stabsearch.records import (
     Outcome,
     Params,
@@ -433,8 +433,9 @@ def _title(results: Results, answer: Recommendation, plane: _Plane) -> str:
     stable = sum(r.is_stable for r in plane.landscape.records)
     drawn = len(plane.landscape.records)
     unstable = len(plane.landscape.unstable)
-    trials = f"{drawn} of {answer.num_trials}" if drawn < answer.num_trials else str(drawn)
-    title = f"{results.name}: {trials} trials, {stable} stable, {unstable} unstable"
+    of = f"{drawn} of " if drawn < answer.num_trials else ""
+    trials = f"{of}{count(max(drawn, answer.num_trials), 'trial')}"
+    title = f"{results.name}: {trials}, {stable} stable, {unstable} unstable"
     drawn_names = {plane.x.name, plane.y.name if plane.y else ""}
     fixed = {name: value for name, value in plane.base.items() if name not in drawn_names}
     common = {

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +52,28 @@ FETCH_AGAIN = "Fetch the folder again, or run the study again under another name
 """The remedy for files that were lost or damaged."""
 
 
+class Remedies(NamedTuple):
+    """What to do where a folder does not take the study, by what is wrong with it."""
+
+    unwritable: str
+    other_study: str
+    foreign: str
+
+
+NAMED_BY_A_STUDY = Remedies(
+    "Choose a folder that you may write to, with `storage:` in the study file or --storage DIR.",
+    "Give the new study another `name:`, another folder with --storage DIR, or delete the old "
+    "results.",
+    "Give the study another `name:`, or another folder with --storage DIR.",
+)
+SAVED_TO_A_PATH = Remedies(
+    "Save to a folder that you may write to.",
+    "Save to another folder, or delete the old results.",
+    "Save to another folder.",
+)
+"""Where there is no study file, and no command."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournaledTrial:
     """What the journal knows of a trial that has not ended."""
@@ -67,8 +89,9 @@ class JournaledTrial:
 class StudyStore:
     """One study's folder. May be pickled; open files stay behind and are opened again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedies: Remedies = NAMED_BY_A_STUDY) -> None:
         self.path = Path(path)
+        self._remedies = remedies
         self._name: str | None = None
         self._records: dict[str, TrialRecord] | None = None
         self._journals: dict[str, FileIO] = {}
@@ -82,8 +105,9 @@ class StudyStore:
         """Whether the folder has this study already. Changes nothing.
 
         Two specs with one fingerprint are the same study. Another study under the same path, or
-        a folder that is none, raises ResultsError; a path that cannot be written
-        EnvironmentProblem, as far as that can be told without writing.
+        a folder that is none, raises ResultsError; a new study's path that cannot be written
+        EnvironmentProblem, as far as that can be told without writing. (A finished study answers
+        from a folder that is read-only.)
         """
         if (self.path / STUDY_FILE).is_file():
             self._check_same_study(study, fingerprint)
@@ -92,13 +116,16 @@ class StudyStore:
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not nearest.is_dir():
             raise self._cannot_be_written(f"{nearest} is not a folder")
-        if not os.access(nearest, os.W_OK):
-            raise self._cannot_be_written(f"no permission to write in {nearest}")
+        self._check_writable(nearest)
         return False
 
     def create(self, study: dict[str, Any], fingerprint: str) -> bool:
-        """Makes the study's folder. True if it was there: the study resumes (``take_over``)."""
+        """Makes the study's folder. True if it was there: the study resumes (``take_over``).
+
+        Raises what ``holds`` does, and EnvironmentProblem for a folder that is read-only.
+        """
         if self.holds(study, fingerprint):
+            self._check_writable(self.path, *(self.path / folder for folder in FOLDERS))
             return True
         first_missing = None
         try:
@@ -122,16 +149,23 @@ class StudyStore:
         """Begins to write an existing study: only the one process that runs it may.
 
         Notes what is asked for now (an extended study has more trials), and removes what a killed
-        writer left.
+        writer left. Raises EnvironmentProblem if it cannot.
         """
         self._records = None  # another process may have written until now
-        self._write_study(study, fingerprint)
-        self._sweep()
+        try:
+            self._write_study(study, fingerprint)
+            self._sweep()
+        except OSError as error:
+            raise self._cannot_be_written(error.strerror or str(error)) from error
+
+    def _check_writable(self, *folders: Path) -> None:
+        for folder in folders:
+            if folder.exists() and not os.access(folder, os.W_OK):
+                raise self._cannot_be_written(f"no permission to write in {folder}")
 
     def _cannot_be_written(self, reason: str) -> EnvironmentProblem:
         return EnvironmentProblem(
-            f"The results cannot be written to {self.path}: {reason}. Choose a folder that you "
-            "may write to, with `storage:` in the study file or --storage DIR."
+            f"The results cannot be written to {self.path}: {reason}. {self._remedies.unwritable}"
         )
 
     def _write_study(self, study: dict[str, Any], fingerprint: str) -> None:
@@ -177,10 +211,9 @@ class StudyStore:
         shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" * (len(changes) > 3))
         raise ResultsError(
             f"{self.path}: holds the study {there['study']['name']!r} with another specification "
-            f"than the study {study['name']!r} that was to run"
+            f"than the study {study['name']!r} that was to be written"
             + (f" ({shown})" if shown else "")
-            + ". Give the new study another `name:`, another folder with --storage DIR, or delete "
-            "the old results."
+            + f". {self._remedies.other_study}"
         )
 
     def _refuse_foreign_folder(self) -> None:
@@ -196,8 +229,7 @@ class StudyStore:
         if foreign:
             raise ResultsError(
                 f"{self.path}: the folder exists and is not a study's (it holds {foreign[0]!r} "
-                f"and no {STUDY_FILE}). Give the study another `name:`, or another folder with "
-                "--storage DIR."
+                f"and no {STUDY_FILE}). {self._remedies.foreign}"
             )
 
     def _sweep(self) -> None:

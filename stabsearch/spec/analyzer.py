@@ -37,7 +37,7 @@ class AnalyzerSpec(Part):
                     path=(str(name),),
                     value=NOTHING,
                     rule="unknown threshold",
-                    remedy=did_you_mean(str(name), THRESHOLDS),
+                    remedy=_known_threshold(str(name)),
                 )
                 for name in thresholds
                 if name not in THRESHOLDS
@@ -62,6 +62,13 @@ class AnalyzerSpec(Part):
             threshold_problems(self.preset, self.thresholds, self.thresholds), JOINT_RULE
         )
         return self
+
+
+def _known_threshold(name: str) -> str:
+    """Of the rule that it names, if that has any."""
+    rule = name.partition(".")[0]
+    of_rule = [known for known in THRESHOLDS if known.partition(".")[0] == rule]
+    return did_you_mean(name, of_rule or THRESHOLDS, f"thresholds of {rule}")
 
 
 def threshold_problems(

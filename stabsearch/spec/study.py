@@ -36,7 +36,14 @@ from stabsearch.records import Params, ParamValue
 from stabsearch.spec.analyzer import AnalyzerSpec
 from stabsearch.spec.built_ins import BUILT_IN_DATA, BUILT_IN_MODELS
 from stabsearch.spec.cautions import trainer_cautions
-from stabsearch.spec.domains import Choice, Domain, LogUniform, Uniform, parse_domain
+from stabsearch.spec.domains import (
+    Choice,
+    Domain,
+    IntRange,
+    LogUniform,
+    Uniform,
+    parse_domain,
+)
 from stabsearch.spec.parts import (
     NOT_TEXT,
     NonNegativeFloat,
@@ -472,7 +479,7 @@ def _entry_problems(name: str, entry: Any) -> Iterator[Problem]:
     if name not in _LEAVES and not (dot and option and section in _OPEN_SECTIONS):
         yield _unknown_param(name)
         return
-    for value in _probes(entry):
+    for value in _ends_first(entry):
         try:
             TrainerSpec.model_validate(_nest({name: value}))
         except ValidationError as error:
@@ -529,6 +536,14 @@ def _unknown_param(name: str) -> Problem:
 
 def _probes(entry: Any) -> list[ParamValue]:
     return entry.probes() if isinstance(entry, Domain) else [entry]
+
+
+def _ends_first(entry: Any) -> list[ParamValue]:
+    """Of a range the ends, which somebody wrote, before a value in between."""
+    values = _probes(entry)
+    if isinstance(entry, (LogUniform, Uniform, IntRange)):
+        return [values[0], values[-1], *values[1:-1]]
+    return values
 
 
 def _nest(params: Mapping[str, Any]) -> dict[str, Any]:

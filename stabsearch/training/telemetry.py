@@ -98,11 +98,17 @@ class Telemetry:
         self._steps.append(step)
 
     def read(self) -> WindowTelemetry:
-        """Sum up the observed window, and forget its steps."""
+        """Sum up the observed window, and forget its steps.
+
+        Raises IndexError for a timestep that is in no bin.
+        """
         steps, self._steps = self._steps, []
         # The window's waits for the device: one for the numbers, one for the timesteps.
         losses, squares, norms, coefs, clipped, clamped = _to_host(steps)
-        bins = self._bin_of_timestep[torch.cat([s.timesteps for s in steps]).cpu().numpy()]
+        timesteps = torch.cat([s.timesteps for s in steps]).cpu().numpy()
+        if timesteps.min() < 0:  # would count from the end
+            raise IndexError(f"timestep {timesteps.min()}")
+        bins = self._bin_of_timestep[timesteps]
 
         batch_loss = _batch_means(losses, [len(s.timesteps) for s in steps])
         is_loss_bad, is_norm_bad = ~np.isfinite(batch_loss), ~np.isfinite(norms)

@@ -264,6 +264,12 @@ def test_resumed_study_counts_what_was_finished(log):
     assert "best so far" not in lines(log)[1]
 
 
+def test_one_trial_is_no_trials(log):
+    log.on_study_start(overview(num_trials=1, is_open_ended=True))
+
+    assert "digits: at most 1 trial of up to 2000 steps" in lines(log)[0]
+
+
 def test_trials_of_the_confirmation_are_counted_apart_from_those_of_the_search(log):
     finished = (
         stable("0000-0", 0.5),

@@ -97,7 +97,7 @@ def test_samples_that_are_not_finite_are_json_too(capsys):
     ("arguments", "message"),
     [
         ([], "Which sampler? Name one"),
-        (["--study", "x.yaml"], "x.yaml: names no sampler"),
+        (["--study", "x.yaml"], "x.yaml: names no sampler. Name one"),
         (["dddim"], "sampler.name: dddim — is neither built in nor a reference"),
         (["ddim", "--set", "eta"], "--set eta: must be OPTION=VALUE"),
         (["ddim", "--set", "eta=[1"], "is not YAML"),

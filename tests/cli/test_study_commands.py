@@ -619,6 +619,27 @@ class TestRun:
 
         assert "finished trials are in results/test. To go on" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+    def test_sigterm_interrupts_as_ctrl_c_does(self, run, capsys, monkeypatch, on_ctrl_c):
+        """A shell's background job ignores Ctrl-C."""
+        study = pytest.importorskip("stabsearch.search.study")
+        run(self.NOTHING)  # its files, and its argv
+        monkeypatch.setattr(
+            study, "run_study", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+        )
+        before = signal.signal(signal.SIGINT, on_ctrl_c), signal.getsignal(signal.SIGTERM)
+        try:
+            code = main(["run", "x.yaml"])
+            after = signal.getsignal(signal.SIGTERM)
+        finally:
+            signal.signal(signal.SIGINT, before[0])
+
+        assert code == 130
+        assert "To go on, run the same command:\n  stabsearch run x.yaml\n" in (
+            capsys.readouterr().err
+        )
+        assert after == before[1]
+
     @pytest.mark.parametrize("kind", [EnvironmentProblem, ResultsError])
     def test_what_the_file_asks_for_in_vain_names_the_file(self, run, capsys, kind):
         code, _ = run(self.NOTHING, raises=kind("resources.gpus: none here."))
@@ -738,7 +759,8 @@ class TestRun:
 
 
 @pytest.mark.ray
-def test_interrupted_search_goes_on_with_the_same_command(here):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_search_goes_on_with_the_same_command(here, sent):
     Path("x.yaml").write_text(
         yaml.safe_dump(
             {
@@ -761,7 +783,7 @@ def test_interrupted_search_goes_on_with_the_same_command(here):
     assert first.stdout is not None
     for line in first.stdout:
         if line.startswith("[1/6]"):
-            first.send_signal(signal.SIGINT)
+            first.send_signal(sent)
             break
     out, err = first.communicate(timeout=120)
 
@@ -770,6 +792,7 @@ def test_interrupted_search_goes_on_with_the_same_command(here):
     assert said.endswith("To go on, run the same command:")
     assert again.endswith("python -m stabsearch run x.yaml --no-plot")
     assert "Traceback" not in out + err
+    assert "SIGTERM" not in out + err  # Ray's own words
     assert (here / "results/test/trials.parquet").exists()
 
     second = subprocess.run(

@@ -283,13 +283,25 @@ def calls_between_timesteps(model, shape, *, generator):
             r"sampler it: returned a tensor of shape \[1, 8, 8\]; .*\[1000, 1, 8, 8\]",
         ),
         (returns_numpy, r"sampler it: returned a ndarray"),
-        (asks_for_no_generator, r"unexpected keyword argument 'generator'"),
+        (
+            asks_for_no_generator,
+            r"^sampler it: .* 'generator'; it is defined with \(model, shape\) and called with "
+            r"\(model, shape, generator=...\)\. Give it these parameters \(docs/samplers.md\)\.$",
+        ),
         (calls_between_timesteps, r"Round to the nearest.*\(test_sampler_check.py, line \d+\)"),
     ],
 )
 def test_what_goes_wrong_inside_is_one_error_that_names_the_sampler(sampler, message):
     with pytest.raises(SpecError, match=message):
         check(sampler)
+
+
+def test_an_option_that_the_sampler_does_not_take_is_named():
+    def heun(model, shape, *, generator, num_steps=20):
+        return torch.zeros(shape)
+
+    with pytest.raises(SpecError, match=r"'num_step'; .*generator=..., num_step=...\).*leave out"):
+        check(heun, num_step=5)
 
 
 def test_the_check_repeats_and_draws_nobody_elses_random_numbers():

@@ -317,6 +317,12 @@ def test_categories_other_than_the_pick_s_are_left_out_and_the_title_says_so(tmp
     assert "at optimizer" in title
 
 
+def test_one_trial_is_no_trials(tmp_path):
+    results = results_of(tmp_path, [synthetic.record(0)])
+
+    assert ": 1 trial, " in draw_map(results, recommend(results)).get_suptitle()
+
+
 def test_no_clipping_has_its_own_tick(tmp_path):
     space = synthetic.SPACE | {"max_grad_norm": {"choice": [0.1, 1.0, None]}}
     records = [

@@ -209,6 +209,30 @@ def test_a_failed_creation_leaves_no_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("folder", [".", "reports"])
+def test_a_study_that_became_read_only_still_answers_and_is_not_resumed(
+    store, monkeypatch, folder
+):
+    """The tests may run as root, who may write anywhere."""
+    closed, may = (store.path / folder).resolve(), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and may(path, mode))
+    again = StudyStore(store.path)
+
+    assert again.holds(STUDY, "fingerprint")
+    with pytest.raises(EnvironmentProblem, match=r"no permission to write in .*storage"):
+        again.create(STUDY, "fingerprint")
+
+
+def test_a_study_that_cannot_be_taken_over_says_why(store, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+    with pytest.raises(EnvironmentProblem, match=r"Operation not permitted\. Choose a folder"):
+        StudyStore(store.path).take_over(STUDY, "fingerprint")
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_proc_cannot_be_written():
     with pytest.raises(EnvironmentProblem, match="/proc/results"):

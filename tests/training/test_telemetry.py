@@ -33,6 +33,12 @@ def slow_bin(timestep):
     return next(b for b in range(3) if BIN_EDGES[b] <= timestep < BIN_EDGES[b + 1])
 
 
+@pytest.mark.parametrize("timestep", [-1, 10])
+def test_a_timestep_of_no_bin_is_an_error(timestep):
+    with pytest.raises(IndexError):
+        window_of([step([0.5, 0.5], [3, timestep])])
+
+
 def test_window_agrees_with_a_loop_over_samples():
     rng = np.random.default_rng(0)
     timesteps = rng.integers(0, 10, size=(6, 5)).tolist()

@@ -26,7 +26,7 @@ from stabsearch.diffusion.datasets.files import array, image_folder, parquet
 from stabsearch.diffusion.datasets.hubs import huggingface, torchvision
 from stabsearch.diffusion.datasets.toys import digits, gaussian, mixture
 
-__all__ = ["DATASETS", "Array", "Dataset", "digits", "make_dataset"]
+__all__ = ["DATASETS", "Array", "Dataset", "check_scale", "digits", "make_dataset"]
 
 Array = NDArray[np.float32]
 
@@ -91,7 +91,7 @@ def make_dataset(
             f"nothing to learn. Use more data, or a smaller held_out_fraction."
         )
     if load not in SCALE_IS_KNOWN:
-        _check_scale(examples, options)
+        check_scale(examples, _named(options))
     return Dataset(train=train, held_out=held_out)
 
 
@@ -108,19 +108,20 @@ def _check_finite(examples: Array, options: Mapping[str, Any]) -> None:
     )
 
 
-def _check_scale(examples: Array, options: Mapping[str, Any]) -> None:
+def check_scale(examples: Array, named: str) -> None:
+    """Raises ValueError for data that is not on the scale of the noise."""
     mean, std = _mean_and_std(examples)
     low, high = STD_RANGE
     if low <= std <= high:
         return
     if std > high and examples.min() >= 0 and examples.max() <= 255:
-        remedy = "Pixels of 0 .. 255 belong in [-1, 1]: x / 127.5 - 1, or save them as uint8."
+        remedy = "Pixels of 0 .. 255 belong in [-1, 1]: x / 127.5 - 1."
     elif abs(mean) > std:
         remedy = f"Subtract their mean, {mean:.3g}, and divide by about {std:.2g}."
     else:
         remedy = f"Divide the numbers by about {std:.2g}."
     raise ValueError(
-        f"{_named(options)} has a standard deviation of {std:.3g}, while the noise has 1: it must "
+        f"{named} has a standard deviation of {std:.3g}, while the noise has 1: it must "
         f"be {low:g} .. {high:g}, and about 1 is best. {remedy}"
     )
 

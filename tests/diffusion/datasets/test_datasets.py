@@ -96,7 +96,7 @@ def test_data_of_an_unusual_scale_is_taken(std):
         (1000 + 50 * NORMAL, r"Subtract their mean, 999, and divide by about 50\."),
         (
             np.random.default_rng(0).uniform(0, 255, size=(50, 1, 4, 4)),
-            r"x / 127\.5 - 1, or save them as uint8",
+            r"Pixels of 0 \.\. 255 belong in \[-1, 1\]: x / 127\.5 - 1\.",
         ),
     ],
     ids=["large", "small", "offset", "pixels"],
