@@ -623,6 +623,9 @@ class Confirmation:
     stress_learning_rate: float
     num_stress_seeds: int
     num_stress_stable: int
+    """Within the edge: neither unstable, nor did it never learn."""
+    num_stress_poor: int
+    """Those among them that are poor, as a trial above the best rate may be."""
     num_asked: int
     """Seeds that the study asks of each."""
     p_fail_bound: float | None

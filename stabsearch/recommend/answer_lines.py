@@ -118,7 +118,8 @@ def _confirmation(answer: Recommendation) -> Iterator[Line]:
             if own.num_stress_seeds
             else "none"
         )
-        text += f", in {stress} at {times_words(own.stress_octaves)}"
+        poor = f" ({own.num_stress_poor} of them poor)" if own.num_stress_poor else ""
+        text += f", in {stress} at {times_words(own.stress_octaves)}{poor}"
     if own.p_fail_bound is not None:
         text += f"; at most {percent(own.p_fail_bound)} of such runs fail (95% bound)"
     if not own.is_complete:

@@ -66,6 +66,7 @@ def confirmation_of(choice: Choice, study: Mapping[str, Any]) -> Confirmation | 
         stress_learning_rate=float(rate or math.nan),
         num_stress_seeds=len(own_round.counted_stress),
         num_stress_stable=own_round.num_stress_stable,
+        num_stress_poor=own_round.num_stress_poor,
         num_asked=own_round.asked.num_seeds,
         p_fail_bound=_bound(choice, own_round),
         moved_from=tuple(each.setting for each in choice.broken if each.setting != pick.setting),

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from stabsearch.recommend.coordinates import Coordinates, coordinates_of
-from stabsearch.recommend.edge_process import SAFE as SAFE  # notes has it from here
-from stabsearch.recommend.edge_process import SAFE_LOGIT, EdgeProcess, fit_process
+from stabsearch.recommend.edge_process import SAFE, SAFE_LOGIT, EdgeProcess, fit_process
 from stabsearch.recommend.evidence import Evidence, out_of_order
 from stabsearch.recommend.monotone import NUM_SIMULATIONS, is_not_logistic
 from stabsearch.recommend.prior import INTERCEPT_SPREAD, LOG_SLOPE, LOG_SLOPE_SPREAD

@@ -21,7 +21,7 @@ from stabsearch.recommend.space import (
     learning_rate_of,
 )
 from stabsearch.recommend.surface import Surface, constant_score_of, fit_surface
-from stabsearch.records import Edge, Params, ParamValue, Purpose, TrialRecord
+from stabsearch.records import Edge, Outcome, Params, ParamValue, Purpose, TrialRecord
 
 MAX_FAILURE_PROBABILITY = 0.10
 """Inside the stable region, and up to ``safety_octaves`` above the recommended learning rate."""
@@ -226,14 +226,16 @@ def _landscape(
     with_surface: bool,
 ) -> Landscape:
     unstable = unstable_trials(records, study)
-    told = {r.trial_id: evidence(r, is_unstable=r.trial_id in unstable) for r in records}
+    # A short trial that the machine failed while it went on is there twice, under one id.
+    alive = [record for record in records if record.outcome is not Outcome.FAILED]
+    told = {r.trial_id: evidence(r, is_unstable=r.trial_id in unstable) for r in alive}
     dead = constant_score_of(records) if with_surface else None
     return Landscape(
         space=space,
         records=tuple(records),
         unstable=unstable,
         surface=fit_surface(space, records, dead, unstable) if dead else None,
-        edge=fit_edge(records, told, space, study),
+        edge=fit_edge(alive, told, space, study),
         octaves=margin_octaves(study),
         safety_octaves=safety_octaves(study),
     )

@@ -15,8 +15,7 @@ from stabsearch.recommend.choice import Choice
 from stabsearch.recommend.choice_notes import alike, notes_on_choice
 from stabsearch.recommend.clipping import guard_advice
 from stabsearch.recommend.confirm import lower_rates, seeds_bound
-from stabsearch.recommend.edge import SAFE
-from stabsearch.recommend.edge_process import EdgeProcess
+from stabsearch.recommend.edge_process import SAFE, EdgeProcess
 from stabsearch.recommend.evidence import learned_nothing
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape
 from stabsearch.recommend.nothing_stable import notes_on_nothing_stable

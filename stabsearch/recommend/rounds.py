@@ -66,9 +66,20 @@ class Round:
     def num_stress_stable(self) -> int:
         """A stress trial may be poor, as one is at twice its best rate. It may not be unstable,
         nor never have learned: the setting did at the lower rate."""
-        return sum(
-            not (self._is_unstable(trial) or never_learned(trial)) for trial in self.counted_stress
-        )
+        return len(self._alive_under_stress)
+
+    @property
+    def num_stress_poor(self) -> int:
+        """Those among them that are not called stable for another reason."""
+        return sum(not trial.is_stable for trial in self._alive_under_stress)
+
+    @property
+    def _alive_under_stress(self) -> list[TrialRecord]:
+        return [
+            trial
+            for trial in self.counted_stress
+            if not (self._is_unstable(trial) or never_learned(trial))
+        ]
 
     @property
     def is_broken(self) -> bool:

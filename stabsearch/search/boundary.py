@@ -59,6 +59,7 @@ from stabsearch.search.lines import (
     View,
     is_near,
     is_on_line,
+    octaves_below_broken,
     rate_of,
     without,
 )
@@ -268,7 +269,7 @@ class Boundary:
         seen = view.seen(others, timing)
         edge = LineEdge(view, others, seen, self._low, self._high)
         # What failed late contradicts the short trials around it: the fitted edge is of no use.
-        safe = seen.held_below if seen.is_held else edge.safe(safety_octaves(self._study))
+        safe = seen.below_broken if seen.is_broken else edge.safe(safety_octaves(self._study))
         return Line(
             others=others,
             timing=timing,
@@ -288,7 +289,7 @@ class Boundary:
             precision = min(precision, DECIDING_PRECISION)
         has_failed_late = line.timing.has_short and bool(seen.full_unstable)
         best = edge = None
-        if not (seen.is_held or has_failed_late):
+        if not (seen.is_broken or has_failed_late):
             # Else a longer trial knows better than short ones where it fails.
             best = self._towards_best(line)
             rate = self._towards_edge(line, precision)
@@ -449,7 +450,7 @@ class Boundary:
             return None
         if has_short and seen.full_tried and not seen.has_stable_full:
             wishes = _elsewhere(seen, line.limit)
-        elif has_short and seen.full_unstable and not seen.is_held:
+        elif has_short and seen.full_unstable and not seen.is_broken:
             wishes = []
         elif line.best is None:
             wishes = [line.limit + octaves for octaves in WITHOUT_SCORES]
@@ -458,9 +459,9 @@ class Boundary:
         taken = (*seen.full_tried, *seen.full_under_way)
         wishes = [max(wish, self._low, _learns_from(seen, line.limit)) for wish in wishes]
         rates = (self._beside(wish, seen.failed) for wish in wishes)
-        # One that did not hold sends the next as far down as its stress test was above it.
-        stress = self._spec.confirm.stress_octaves if self._spec.confirm else 0.0
-        apart = min(ANSWERED, 0.9 * (stress or STEP_DOWN)) if seen.is_held else ANSWERED
+        apart = ANSWERED
+        if seen.is_broken:
+            apart = min(ANSWERED, 0.9 * octaves_below_broken(self._study))
         found = next((r for r in rates if all(abs(r - t) > apart for t in taken)), None)
         return self._second_rate(line) if found is None else found
 
@@ -468,7 +469,7 @@ class Boundary:
         """Below the only full trial, where scores are sharp and it is they that decided: the best
         rate is not known better than that, and lower is safer. None elsewhere."""
         seen = line.seen
-        is_first = seen.has_stable_full and len({*seen.full_tried}) == 1 and not seen.is_held
+        is_first = seen.has_stable_full and len({*seen.full_tried}) == 1 and not seen.is_broken
         is_by_score = line.best is not None and line.best <= line.limit
         if not is_first or not is_by_score or line.timing.sharpness(seen) < SHARP:
             return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stabsearch.recommend.asked import asked_of
 from stabsearch.recommend.choice import choice_of
 from stabsearch.recommend.evidence import has_begun, is_sound, never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape, landscapes_of
@@ -129,7 +130,7 @@ class Seen:
     """Of trials about the edge: as long as a short one took to fail."""
     untold: tuple[float, ...]
     """Rates of trials that were too short to fail."""
-    held_below: float
+    below_broken: float
     """Rates above this are one confirmation's failure too high; inf without one."""
     short_under_way: tuple[float, ...]
     reading_under_way: Mapping[Length, tuple[float, ...]]
@@ -137,9 +138,9 @@ class Seen:
     full_under_way: tuple[float, ...]
 
     @property
-    def is_held(self) -> bool:
+    def is_broken(self) -> bool:
         """Whether a setting of this line did not hold in its confirmation."""
-        return math.isfinite(self.held_below)
+        return math.isfinite(self.below_broken)
 
     @property
     def is_blank(self) -> bool:
@@ -275,7 +276,7 @@ class View:
             failed=tuple(rate_of(r.params) for r in failed),
             edge_length=edge_length,
             untold=tuple(rate_of(r.params) for r in within if r not in stable),
-            held_below=self._held_below(others),
+            below_broken=self._below_broken(others),
             short_under_way=tuple(rate for rate, p in asked if p.purpose is Purpose.PROBE),
             reading_under_way={
                 length: tuple(rate for rate, p in asked if p.length is length) for length in SHORT
@@ -351,12 +352,10 @@ class View:
         """So far: neither beyond the edge, nor one that never learned."""
         return record.trial_id not in self._unstable and not never_learned(record)
 
-    def _held_below(self, others: Params) -> float:
-        """Below the settings of this line that did not hold in their confirmation: as far as the
-        stress test was above them, and an octave if there was none."""
-        asked = self._study.get("confirm") or {}
+    def _below_broken(self, others: Params) -> float:
+        """Below the settings of this line that did not hold in their confirmation."""
         rates = [rate_of(params) for params in self._broken if is_on_line(params, others)]
-        return min(rates, default=math.inf) - (asked.get("stress_octaves") or 1.0)
+        return min(rates, default=math.inf) - octaves_below_broken(self._study)
 
     @functools.cached_property
     def _broken(self) -> list[Params]:
@@ -467,6 +466,13 @@ def rate_of(params: Params) -> float:
 
 def is_on_line(params: Params, others: Params) -> bool:
     return all(is_near(name, params.get(name), value) for name, value in others.items())
+
+
+def octaves_below_broken(study: Mapping[str, Any]) -> float:
+    """From a setting that did not hold to the next one: as far down as the stress test was up, and
+    an octave if there was none."""
+    asked = asked_of(study)
+    return (asked.stress_octaves if asked else 0.0) or 1.0
 
 
 def without(params: Params, names: Collection[str]) -> Params:

@@ -68,9 +68,13 @@ def run_study(
     """
     observer = observer or StudyObserver()
     store = StudyStore(spec.path)
-    if store.holds(spec.model_dump(mode="json"), spec.fingerprint()):
+    study, fingerprint = spec.model_dump(mode="json"), spec.fingerprint()
+    if store.holds(study, fingerprint):
         ledger = Ledger(store, observer)
         if _is_complete(store, ledger, spec):
+            if store.study() != study:  # another horizon, say: its answer is another one
+                with _only_driver(spec.path):
+                    store.take_over(study, fingerprint)
             ledger.observe_start(_overview(spec, ledger, num_workers=0))
             return _result(spec, ledger, *_answer(spec.path), interrupted=False)
     # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another

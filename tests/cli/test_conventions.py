@@ -85,6 +85,7 @@ HELD = Confirmation(
     stress_learning_rate=2e-3,
     num_stress_seeds=3,
     num_stress_stable=3,
+    num_stress_poor=0,
     num_asked=3,
     p_fail_bound=0.2,
     moved_from=(),

@@ -471,6 +471,7 @@ class TestRun:
         stress_learning_rate=0.02,
         num_stress_seeds=2,
         num_stress_stable=2,
+        num_stress_poor=0,
         num_asked=2,
         p_fail_bound=0.1,
         moved_from=(),

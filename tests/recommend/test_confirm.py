@@ -10,6 +10,7 @@ from stabsearch.recommend.confirm import (
     seeds_bound,
     stress_bound,
 )
+from stabsearch.recommend.describe import describe
 from stabsearch.recommend.landscape import safety_octaves
 from stabsearch.recommend.pick import edge_precision, recommend_from
 from stabsearch.records import Outcome, Purpose, Severity, StoppedBy, Symptom
@@ -219,6 +220,7 @@ def test_a_setting_that_held_is_confirmed_and_bounded():
     assert answer.params == before.params
     assert confirmation.has_held
     assert (confirmation.num_stable, confirmation.num_stress_stable) == (3, 3)
+    assert confirmation.num_stress_poor == 0
     assert confirmation.stress_learning_rate == 2 * answer.params["learning_rate"]
     assert confirmation.p_fail_bound == pytest.approx(
         stress_bound(3, answer.edge.slope_low, 1.0), rel=1e-9
@@ -310,7 +312,10 @@ def test_a_stress_trial_that_is_poor_and_not_unstable_does_not_count_against_the
         for r in ended(planned)
     ]
 
-    assert recommend_from([*records, *trials], STUDY).confirmation.has_held
+    answer = recommend_from([*records, *trials], STUDY)
+
+    assert answer.confirmation.has_held
+    assert "in 3 of 3 at twice the rate (3 of them poor)" in describe(answer)
 
 
 def test_a_stress_trial_that_never_learned_was_killed_by_its_rate():

@@ -87,6 +87,14 @@ def test_a_finished_study_answers_again_without_training(tiny_study):
     assert again.recommendation == first.recommendation
 
 
+def test_a_finished_study_answers_for_the_horizon_that_is_asked_for_now(tiny_study):
+    run_study(tiny_study())
+    again = run_study(tiny_study(horizon_steps=100_000))
+
+    assert again.recommendation.horizon.steps == 100_000
+    assert again.results.study["horizon_steps"] == 100_000
+
+
 def test_a_study_is_extended_by_asking_for_more_trials_and_seeds(tiny_study):
     first = run_study(tiny_study(trials=2))
     extended = run_study(tiny_study(trials=3, seeds=2))
