@@ -303,14 +303,20 @@ def _parse_changes(texts: Iterable[str]) -> dict[str, float]:
 
 
 def _thresholds(name: str) -> str:
-    """The nearest threshold, and those of the same rule, or all."""
-    found = nearest(name, THRESHOLDS)
-    rule = (found or name).partition(".")[0]
-    of_rule = [known for known in THRESHOLDS if known.partition(".")[0] == rule]
+    """The nearest threshold, of the rule that is named if there is one; those of the same rule, or
+    all."""
+    found = nearest(name, _of_rule(name) or THRESHOLDS)
     meant = f"Did you mean {found}? " if found else ""
+    of_rule = _of_rule(found or name)
     if of_rule:
+        rule = of_rule[0].partition(".")[0]
         return f"{meant}Thresholds of {rule}: {', '.join(of_rule)}."
     return f"{meant}Thresholds: {', '.join(THRESHOLDS)}."
+
+
+def _of_rule(name: str) -> list[str]:
+    rule = name.partition(".")[0]
+    return [known for known in THRESHOLDS if known.partition(".")[0] == rule]
 
 
 # --- what is written --------------------------------------------------------------------------

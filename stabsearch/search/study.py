@@ -77,6 +77,7 @@ def run_study(
                     store.take_over(study, fingerprint)
             ledger.observe_start(_overview(spec, ledger, num_workers=0))
             return _result(spec, ledger, *_answer(spec.path), interrupted=False)
+        store.create(study, fingerprint)  # where that cannot be written, Ray need not start
     # Before Ray starts, and not beside it: Ray forks, and a fork while numpy computes in another
     # thread can hang for ever.
     data = prepare_study_data(spec)
@@ -138,14 +139,18 @@ def _overview(
     sampler_checks: SamplerChecks | None = None,
 ) -> StudyOverview:
     limits = resolve(spec.analyzer.preset, spec.analyzer.thresholds)
+    finished = ledger.finished()
+    # A file may ask for fewer trials than an extended study has.
+    settings = {record.setting for record in finished if record.purpose.is_search}
+    num_trials = max(spec.trials, len(settings)) * spec.seeds
     return StudyOverview(
         name=spec.name,
         path=spec.path,
-        num_trials=spec.num_trials,
+        num_trials=num_trials,
         is_open_ended=spec.stop_when is not None or spec.confirm is not None,
-        num_workers=min(num_workers, spec.num_trials),
+        num_workers=min(num_workers, num_trials),
         max_train_steps=spec.longest_trial,
-        finished=tuple(ledger.finished()),
+        finished=tuple(finished),
         param_names=tuple(spec.searched()),
         sampler=sampler_checks.sentences(limits) if sampler_checks else (),
     )

@@ -107,6 +107,19 @@ def test_a_study_is_extended_by_asking_for_more_trials_and_seeds(tiny_study):
     assert extended.results.study["trials"] == 3
 
 
+def test_a_file_that_asks_for_fewer_trials_than_there_are_counts_those_there_are(tiny_study):
+    run_study(tiny_study(trials=3))
+    counts = []
+
+    class Counter(StudyObserver):
+        def on_study_start(self, overview):
+            counts.append(overview.num_trials)
+
+    run_study(tiny_study(trials=2, seeds=2), observer=Counter())
+
+    assert counts == [6]
+
+
 def test_a_second_driver_of_the_same_study_is_refused(tiny_study):
     study = tiny_study(trials=1)
 
