@@ -520,7 +520,7 @@ def test_seeds_of_which_one_failed_do_not_go_on():
 
     def extendable(*them):
         spec = {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-1]}}}
-        return View(spec, them, ())._extendable(others)
+        return View(spec, them, ()).extendable(others)
 
     assert [r.trial_id for r in extendable(*records)] == ["0000-0"]
-    assert extendable(records[0], failed) == ()
+    assert extendable(records[0], failed) == []
