@@ -62,7 +62,7 @@ def _on_what_was_compared(pick: Candidate, choice: Choice) -> list[str]:
     out = {each.setting for each in choice.broken} - {pick.setting}
     left = [c for c in choice.candidates if c.landscape is landscape and c.setting not in out]
     if any(r.purpose is Purpose.PROBE for r in landscape.records):
-        return _on_full_trials(pick, left)
+        return _on_full_trials(pick, choice, left)
     if pick.is_safe and pick.is_sound and landscape.space.axes:
         return [
             f"Too few settings have a score ({len(left)}) to predict it between them: of "
@@ -72,10 +72,10 @@ def _on_what_was_compared(pick: Candidate, choice: Choice) -> list[str]:
     return []
 
 
-def _on_full_trials(pick: Candidate, left: Sequence[Candidate]) -> list[str]:
+def _on_full_trials(pick: Candidate, choice: Choice, left: Sequence[Candidate]) -> list[str]:
     """Of a search that trained few settings to their end. ``left``: those that may be chosen."""
     full = {r.setting for r in pick.landscape.records if r.purpose is Purpose.SEARCH}
-    near = _doubt(pick) or NEAR
+    near = _doubt(pick, choice) or NEAR
     if len(full) == 1:
         return [f"One setting{alike(pick)} was trained to its end. {near}"]
     if len(left) == 1 and left[0] is pick:
@@ -89,7 +89,7 @@ def _on_full_trials(pick: Candidate, left: Sequence[Candidate]) -> list[str]:
     return []
 
 
-def _doubt(pick: Candidate) -> str:
+def _doubt(pick: Candidate, choice: Choice) -> str:
     """Why short trials do not say that the best rate is near; empty where they do.
 
     By their scores at the latest step at which the setting compares with any of them.
@@ -111,16 +111,26 @@ def _doubt(pick: Candidate) -> str:
     is_far = abs(_octaves_above(pick, best)) > FAR_OCTAVES
     if not is_far or own[step] <= TIE_RATIO * score:
         return ""
-    is_beyond = _octaves_above(pick, best) > 0 and (
-        pick.landscape.risk(best.params) > MAX_FAILURE_PROBABILITY
-    )
-    placed = "; it was placed as far below the edge as the study asks" if is_beyond else ""
+    placed = f"; {why}" if (why := _why_lower(pick, choice, best)) else ""
     rate = number(learning_rate_of(best.params))
     return (
         f"That it is near the best cannot be said: by step {step} its score was "
         f"{number(own[step])}, and {number(score)} that of trial {best.trial_id} at learning_rate "
         f"{rate}{placed}."
     )
+
+
+def _why_lower(pick: Candidate, choice: Choice, other: TrialRecord) -> str:
+    """Why the pick was not placed as high as a short trial that is ahead; empty where it was not
+    for the sake of safety."""
+    landscape, space = pick.landscape, choice.space
+    if _octaves_above(pick, other) <= 0 or landscape.risk(other.params) <= MAX_FAILURE_PROBABILITY:
+        return ""
+    if any(space.category(each.params) == space.category(pick.params) for each in choice.broken):
+        return "it lies below a setting that did not hold"
+    if pick.is_safe and landscape.edge_at(pick.params) is not None:
+        return "it was placed as far below the edge as the study asks"
+    return ""
 
 
 def _octaves_above(pick: Candidate, record: TrialRecord) -> float:
@@ -160,13 +170,18 @@ def _on_risk(pick: Candidate, choice: Choice) -> str:
     likely = (
         f"likely to survive {times_words(octaves)} (P(unstable) <= {MAX_FAILURE_PROBABILITY:.0%})"
     )
+    has_held = choice.round is not None and choice.round.has_held
+    if choice.round is not None and has_held and choice.round.asked.stress_octaves >= octaves:
+        return (
+            f"By the model this setting is not {likely}, with {risk}. In its stress test, at "
+            f"{times_words(choice.round.asked.stress_octaves)}, it did."
+        )
     safer = _safer(pick, choice)
     if safer is None:
         # What did not hold, or lacks seeds, is no choice although the model may call it safe.
         is_any_safe = any(candidate.is_safe for candidate in choice.candidates)
         which = " that may still be recommended" if is_any_safe else ""
         return f"No stable setting{which} is {likely}: this one is the least risky, with {risk}."
-    has_held = choice.round is not None and choice.round.has_held
     why = "it held in its confirmation" if has_held else "its confirmation goes on"
     return (
         f"This setting is not {likely}, with {risk}: it stays because {why}. Safer by the model "

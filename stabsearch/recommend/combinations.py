@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from stabsearch.recommend.choice import Choice
@@ -23,6 +24,9 @@ MAX_NAMED = 4
 
 NEAR_BOTTOM = 1.0
 """Octaves above the lowest searched rate within which a failure leaves no rates to try."""
+
+JUDGED_BY = (StoppedBy.RANK, StoppedBy.GAUGE, StoppedBy.GATE)
+"""What stops a trial for what it is like, and not because its question is answered."""
 
 Combination = tuple[ParamValue, ...]
 
@@ -39,12 +43,12 @@ class Unjudged:
     """Without any trial: the first of them, as many as are named."""
     unfinished: tuple[Combination, ...]
     """Those of which no trial was trained to its end, and none says that it need not be."""
-    is_budget_spent: bool
-    """Else the search ends because it knows enough."""
+    dead: tuple[Combination, ...]
+    """Those of which all trials failed or never learned, and lower rates could be tried."""
 
     @property
     def num(self) -> int:
-        return self.num_untried + len(self.unfinished)
+        return self.num_untried + len(self.unfinished) + len(self.dead)
 
 
 def unjudged_of(choice: Choice, study: Mapping[str, Any]) -> Unjudged | None:
@@ -58,34 +62,47 @@ def unjudged_of(choice: Choice, study: Mapping[str, Any]) -> Unjudged | None:
         tried.setdefault(tuple(record.params.get(name) for name in words), []).append(record)
     num_all = math.prod(len(values) for values in words.values())
     left = (each for each in itertools.product(*words.values()) if each not in tried)
+    fates = {each: _fate(own, choice) for each, own in tried.items()}
     found = Unjudged(
         names=tuple(words),
         num_all=num_all,
         num_untried=num_all - len(tried),
         untried=tuple(itertools.islice(left, MAX_NAMED)) if num_all > len(tried) else (),
-        unfinished=tuple(each for each, own in tried.items() if not _is_judged(own, choice)),
-        is_budget_spent=_is_budget_spent(records, study),
+        unfinished=tuple(each for each, fate in fates.items() if fate is _Fate.UNFINISHED),
+        dead=tuple(each for each, fate in fates.items() if fate is _Fate.DEAD),
     )
     return found if found.num else None
 
 
-def notes_on_combinations(unjudged: Unjudged | None) -> list[str]:
-    """Which they are, and what brings them in."""
+def notes_on_combinations(
+    unjudged: Unjudged | None,
+    records: Sequence[TrialRecord],
+    study: Mapping[str, Any],
+    *,
+    is_precise: bool | None,
+) -> list[str]:
+    """Which they are, and what brings them in; nothing of that while trials run, which may be
+    theirs. ``is_precise``: of the answer, as the study asks."""
     if unjudged is None:
         return []
     is_one = unjudged.num == 1
-    more = "more --trials" if unjudged.is_budget_spent else "a smaller stop_when"
-    return [
+    note = (
         f"{unjudged.num} of {unjudged.num_all} combinations of {', '.join(unjudged.names)} "
-        f"{'was' if is_one else 'were'} not compared so far: {'; '.join(_groups(unjudged))}. "
-        f"{'It' if is_one else 'They'} may be better: give the search {more}, or fewer choices."
-    ]
+        f"{'was' if is_one else 'were'} not compared so far: {'; '.join(_groups(unjudged))}."
+    )
+    if any(record.outcome is Outcome.RUNNING for record in records):
+        return [note]
+    more = "a smaller stop_when" if is_precise else "more --trials"
+    if _is_budget_spent(records, study):
+        more = "more --trials"
+    return [f"{note} To compare {'it' if is_one else 'them'}, give the search {more}."]
 
 
 def _groups(unjudged: Unjudged) -> Iterator[str]:
     groups = (
         (unjudged.num_untried, unjudged.untried, "no trial of"),
         (len(unjudged.unfinished), unjudged.unfinished, "none trained to its end of"),
+        (len(unjudged.dead), unjudged.dead, "none survived, and lower rates were not tried, of"),
     )
     for num, some, what in groups:
         if num:
@@ -114,13 +131,23 @@ def _words(space: SearchSpace, study: Mapping[str, Any]) -> dict[str, tuple[Para
     }
 
 
-def _is_judged(records: Sequence[TrialRecord], choice: Choice) -> bool:
-    """Whether a combination was compared: by a trial of the whole budget or one that others
-    outran, or because nothing of it survived, down to the lowest rates."""
-    if any(r.outcome is Outcome.COMPLETED or r.stopped_by is StoppedBy.RANK for r in records):
-        return True
-    if not all(choice.is_unstable(r) or never_learned(r) for r in records):
-        return False
-    axis = choice.space.axis(LEARNING_RATE)
-    lowest = min(learning_rate_of(record.params) for record in records)
-    return axis is None or lowest <= axis.low * 2.0**NEAR_BOTTOM
+class _Fate(Enum):
+    JUDGED = "judged"
+    UNFINISHED = "unfinished"
+    DEAD = "dead"
+
+
+def _fate(records: Sequence[TrialRecord], choice: Choice) -> _Fate:
+    """A combination was compared by a trial of the whole budget, by one that was stopped for what
+    it was like, or because nothing of it survived, down to the lowest rates."""
+    failed = [choice.is_unstable(r) or never_learned(r) for r in records]
+    if all(failed):
+        axis = choice.space.axis(LEARNING_RATE)
+        lowest = min(learning_rate_of(record.params) for record in records)
+        is_at_bottom = axis is None or lowest <= axis.low * 2.0**NEAR_BOTTOM
+        return _Fate.JUDGED if is_at_bottom else _Fate.DEAD
+    is_judged = any(
+        not has_failed and (r.outcome is Outcome.COMPLETED or r.stopped_by in JUDGED_BY)
+        for r, has_failed in zip(records, failed, strict=True)
+    )
+    return _Fate.JUDGED if is_judged else _Fate.UNFINISHED

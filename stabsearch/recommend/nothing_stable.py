@@ -108,7 +108,8 @@ def _between(fates: _Fates) -> str:
     low, high = number(fates.timid_below), number(min(map(_rate, fates.unstable)))
     return (
         f"Nothing was tried between learning_rate {low}, which never learned, and {high}, which "
-        "was unstable: search there, or train longer."
+        f"was unstable. Search there, and below {low}, too: such a rate is too low, or has killed "
+        "its network at once. Or train longer."
     )
 
 

@@ -47,8 +47,6 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
     ended = [r for r in records if r.has_result]
     unstable = [r.trial_id for r in records if choice.is_unstable(r)]
     unjudged = unjudged_of(choice, study)
-    notes = notes_on_study(choice.space, choice.landscapes, choice.candidates)
-    notes += notes_on_combinations(unjudged)
     answer: dict[str, Any] = {"params": None, "trial_id": None, "num_seeds": choice.num_seeds}
     if pick is not None:
         answer |= _of_the_pick(pick) | {
@@ -60,21 +58,28 @@ def recommend_from(records: Sequence[TrialRecord], study: Mapping[str, Any]) -> 
                 stabilisers_of(choice.landscapes, pick.landscape, pick.params, study)
             ),
         }
-        notes += notes_on_pick(pick, choice, study)
     if tuners is not None:
         answer |= tuner_fields(choice, tuners)
+    is_precise = _is_precise(answer.get("edge"), study)
+    notes = [
+        *notes_on_confirmation(choice),
+        *notes_on_study(choice.space, choice.landscapes, choice.candidates),
+        *notes_on_combinations(unjudged, records, study, is_precise=is_precise),
+    ]
+    if pick is not None:
+        notes += notes_on_pick(pick, choice, study)
     return Recommendation(
         **answer,
         confirmation=confirmation_of(choice, study),
         margin_asked=margin_octaves(study),
-        is_precise=_is_precise(answer.get("edge"), study),
+        is_precise=is_precise,
         unstable_trial_ids=tuple(unstable),
         num_trials=len(records),
         num_unstable=len(unstable),
         num_unjudged=unjudged.num if unjudged else 0,
         steps_spent=sum(r.steps for r in ended),
         steps_budgeted=sum(r.max_train_steps for r in ended),
-        notes=(*notes_on_confirmation(choice), *notes),
+        notes=tuple(notes),
     )
 
 

@@ -174,7 +174,7 @@ class Boundary:
     def _on_main_lines(self, view: View, precision: float) -> Proposal | Pause:
         """They take turns, the least tried first: a study may end before all have their answer."""
         is_waiting = False
-        for others in view.least_tried_first(self._main_lines(view), but={MAX_GRAD_NORM}):
+        for others in view.in_turns(self._main_lines(view)):
             step = self._on_main_line(view, others, precision)
             if isinstance(step, Proposal):
                 return step
@@ -185,7 +185,7 @@ class Boundary:
         """No setting may be added. Where none was trained to its end, a short trial goes on to
         it: without one there is no answer."""
         is_waiting = False
-        for others in view.least_tried_first(self._main_lines(view), but={MAX_GRAD_NORM}):
+        for others in view.in_turns(self._main_lines(view)):
             line = self._line(view, others)
             seen = line.seen
             is_waiting |= seen.is_under_way

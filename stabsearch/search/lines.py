@@ -56,6 +56,8 @@ FEWEST_READ = 2
 """Rates at which the gauge was read, before what the briefest trials say of the best rate is set
 aside: one alone would be the best of all."""
 STOPPED_EARLIER = (StoppedBy.GAUGE, StoppedBy.RANK)
+PATIENCE = 4
+"""Trials of one combination of words before another has its turn, while nothing was stable."""
 NEAR = 0.06
 """Octaves within which a rate counts as tried: the same seed would say the same again."""
 
@@ -202,18 +204,29 @@ class View:
             (e for e in self._plain if e.space.category(e.records[0].params) == category), None
         )
 
-    def least_tried_first(
-        self, lines: Iterable[Params], but: Collection[str] = ()
-    ) -> list[Params]:
-        """In their order where they had as many trials, those under way included; whatever these
-        had for what ``but`` names."""
+    def in_turns(self, lines: Iterable[Params]) -> list[Params]:
+        """Main lines, the least tried first, whatever clip its trials had.
+
+        As long as nothing was stable they take no turns, until each had PATIENCE trials: of few
+        trials in all none would get down to where its rates work.
+        """
+        has_stable = any(r.purpose.is_search and self._is_stable(r) for r in self._records)
+
+        def turn(others: Params) -> int:
+            tried = self._num_tried(without(others, {MAX_GRAD_NORM}))
+            return tried if has_stable or tried >= PATIENCE else -tried
+
+        return sorted(lines, key=turn)
+
+    def least_tried_first(self, lines: Iterable[Params]) -> list[Params]:
+        """In their order where they had as many trials."""
+        return sorted(lines, key=self._num_tried)
+
+    def _num_tried(self, others: Params) -> int:
+        """Those under way included."""
         tried = [r.params for r in self._all if r.purpose.is_search]
         tried += [p.params for p in self._under_way if p.params and p.goes_on is None]
-
-        def num_tried(others: Params) -> int:
-            return sum(is_on_line(params, without(others, but)) for params in tried)
-
-        return sorted(lines, key=num_tried)
+        return sum(is_on_line(params, others) for params in tried)
 
     def best_of(self, lines: Iterable[Params]) -> Params:
         """The line whose trials of the whole budget have the best score, whatever their clip; the

@@ -962,21 +962,21 @@ def test_whether_the_setting_is_safe_is_a_field(lowest_stable, is_safe):
     assert recommend_from(records, STUDY).is_safe is is_safe
 
 
-def confirmed_before_failures_were_seen(num_stress=2):
-    """0.01 was the answer, and held at 1.4 times the rate; then failures came at 1.7 times it."""
+def confirmed_before_failures_were_seen(num_stress=2, stress=0.5):
+    """0.01 was the answer, and held under stress; then failures came at 1.2 times that rate."""
     study = {"space": RATE_ONLY, "trainer": ADAMW}
-    study["confirm"] = {"seeds": 2, "stress_octaves": 0.5}
+    study["confirm"] = {"seeds": 2, "stress_octaves": stress}
     search = [rate_only(0, 0.01), rate_only(1, 0.0025, 1.5), rate_only(2, 0.0007, 1.9)]
     confirming = [
         rate_only(0, 0.01, seed=1, trial_id="0000-1", purpose=Purpose.CONFIRM),
         *(
-            rate_only(3, 0.01 * 2**0.5, seed=n, trial_id=f"0003-{n}", purpose=Purpose.STRESS)
+            rate_only(3, 0.01 * 2**stress, seed=n, trial_id=f"0003-{n}", purpose=Purpose.STRESS)
             for n in range(num_stress)
         ),
     ]
     failed = [
         synthetic.diverged(10 + n, params={"learning_rate": rate})
-        for n, rate in enumerate((0.017, 0.02, 0.022, 0.03))
+        for n, rate in enumerate(0.01 * 2**stress * f for f in (1.2, 1.41, 1.56, 2.1))
     ]
     return recommend_from([*search, *confirming, *failed], study)
 
@@ -993,6 +993,14 @@ def test_a_setting_that_is_kept_for_its_confirmation_is_not_called_the_least_ris
     assert answer.trial_id == "0000-0"
     assert note.startswith("This setting is not likely to survive twice the rate")
     assert f"it stays because {why}. Safer by the model is setting 1" in note
+
+
+def test_a_stress_test_that_held_where_the_model_doubts_is_said():
+    answer = confirmed_before_failures_were_seen(stress=1.0)
+    (note,) = (note for note in answer.notes if "likely to survive" in note)
+
+    assert note.startswith("By the model this setting is not likely to survive twice the rate")
+    assert note.endswith("In its stress test, at twice the rate, it did.")
     assert "least risky" not in note
 
 

@@ -33,7 +33,7 @@ def test_a_word_without_a_trial_is_named_although_one_value_was_tried_only():
     assert answer.num_unjudged == 1
     assert (
         "1 of 2 combinations of optimizer was not compared so far: no trial of optimizer=RAdam. "
-        "It may be better: give the search more --trials, or fewer choices." in notes(answer)
+        "To compare it, give the search more --trials." in notes(answer)
     )
 
 
@@ -44,11 +44,13 @@ def test_a_word_with_short_trials_alone_is_named_too():
     assert answer.num_unjudged == 2
     assert (
         "2 of 4 combinations of optimizer were not compared so far: no trial of optimizer=RAdam; "
-        "none trained to its end of optimizer=NAdam. They may be better" in notes(answer)
+        "none trained to its end of optimizer=NAdam. To compare them" in notes(answer)
     )
 
 
 OUTRUN = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK, "steps": 500}
+FAR = OUTRUN | {"stopped_by": StoppedBy.GAUGE}
+POOR = OUTRUN | {"stopped_by": StoppedBy.GATE}
 
 
 @pytest.mark.parametrize(
@@ -56,12 +58,23 @@ OUTRUN = {"outcome": Outcome.STOPPED, "stopped_by": StoppedBy.RANK, "steps": 500
     [
         ([of("adam", 1)], 0),
         ([of("adam", 1, **OUTRUN)], 0),
+        ([of("adam", 1, **FAR)], 0),
+        ([of("adam", 1, **POOR)], 0),
         ([of("adam", 1, 1.5e-4, make=synthetic.diverged)], 0),
         ([of("adam", 1, 3e-3, make=synthetic.diverged)], 1),
         ([of("adam", 1, 1.5e-4, **synthetic.SHORT), of("adam", 2, make=synthetic.diverged)], 1),
         ([of("adam", 1, outcome=Outcome.FAILED)], 1),
     ],
-    ids=["full", "outrun", "failed at the bottom", "failed above", "short", "machine"],
+    ids=[
+        "full",
+        "outrun",
+        "far",
+        "poor",
+        "failed at the bottom",
+        "failed above",
+        "short",
+        "machine",
+    ],
 )
 def test_what_need_not_be_trained_to_its_end_is_judged(trials, num_unjudged):
     answer = recommend_from([of("adamw", 0), *trials], study("adamw", "adam"))
@@ -80,15 +93,45 @@ def test_many_combinations_are_counted_and_few_named():
 
     assert answer.num_unjudged == 10**7 - 1
     assert notes(answer).count("p0=v0 p1=v0 p2=v0 p3=v0 p4=v0 p5=v0 p6=v") == 4
-    assert "p6=v4 and 9,999,995 more. They may be better" in notes(answer)
+    assert "p6=v4 and 9,999,995 more. To compare them" in notes(answer)
 
 
-@pytest.mark.parametrize(("trials", "remedy"), [(1, "more --trials"), (9, "a smaller stop_when")])
-def test_more_trials_do_not_help_a_search_that_knew_enough(trials, remedy):
-    fields = {"trials": trials, "stop_when": {"edge_within_octaves": 0.5}}
-    answer = recommend_from([of("adamw", 0)], study("adamw", "RAdam", **fields))
+EDGE = [
+    of("adamw", n, 1e-3 * 2.0**n, make=synthetic.record if n < 4 else synthetic.diverged)
+    for n in range(8)
+]
 
-    assert f"give the search {remedy}, or fewer choices." in notes(answer)
+
+@pytest.mark.parametrize(
+    ("records", "trials", "remedy"),
+    [
+        (EDGE, 8, "more --trials"),
+        (EDGE, 99, "a smaller stop_when"),
+        ([*EDGE, of("adamw", 8)], 9, "more --trials"),  # proposed twice: the budget is spent
+        ([of("adamw", 0)], 99, "more --trials"),
+    ],
+    ids=["spent", "precise", "spent with a repetition", "not precise"],
+)
+def test_more_trials_do_not_help_a_search_that_knew_enough(records, trials, remedy):
+    fields = {"trials": trials, "stop_when": {"edge_within_octaves": 1.0}}
+    answer = recommend_from(records, study("adamw", "RAdam", **fields))
+
+    assert f"To compare it, give the search {remedy}." in notes(answer)
+
+
+def test_while_trials_run_there_is_no_remedy():
+    running = of("RAdam", 1, outcome=Outcome.RUNNING)
+    said = notes(recommend_from([of("adamw", 0), running], study("adamw", "RAdam")))
+
+    assert "not compared so far" in said
+    assert "To compare" not in said
+
+
+def test_words_of_which_nothing_survived_are_told_from_those_that_were_short():
+    records = [of("adamw", 0), of("adam", 1, 3e-3, make=synthetic.diverged)]
+    said = notes(recommend_from(records, study("adamw", "adam")))
+
+    assert "none survived, and lower rates were not tried, of optimizer=adam" in said
 
 
 def test_numbers_to_choose_from_are_no_words():

@@ -304,7 +304,8 @@ def failed(n, rate):
         (
             [dead(0, 1e-4), failed(1, 0.1), dead(2, 1.0)],
             "Nothing was tried between learning_rate 1e-4, which never learned, and 0.1, which "
-            "was unstable: search there, or train longer.",
+            "was unstable. Search there, and below 1e-4, too: such a rate is too low, or has "
+            "killed its network at once. Or train longer.",
         ),
         (
             [dead(0, 0.08), failed(1, 0.1), dead(2, 1.0)],

@@ -840,6 +840,18 @@ def test_words_take_turns_and_all_have_a_trial_of_the_whole_budget(num_trials, e
     assert whole == set(WORDS)
 
 
+@pytest.mark.parametrize("num_trials", [4, 6, 8])
+def test_of_few_trials_one_of_the_words_gets_down_to_where_its_rates_work(num_trials):
+    space = {"learning_rate": RATE, "optimizer": {"choice": WORDS}}
+    world = World(edge=math.log2(6e-4), best=math.log2(2e-4))
+    spec = study(space, trials=num_trials)
+    records = search(spec, world)
+
+    assert recommend_from(records, spec.model_dump(mode="json")).params is not None
+    first = [r.params["optimizer"] for r in records].count("adamw")
+    assert first <= 5
+
+
 def test_other_lines_are_those_of_the_best_words():
     class Better(World):
         def record(self, spec, proposal, number, seed=0):
