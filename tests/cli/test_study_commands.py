@@ -759,9 +759,8 @@ class TestRun:
         assert "stabsearch plot results/test map" in said.out
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_search_goes_on_with_the_same_command(here, sent):
+def interrupted(here, sent):
+    """The command that goes on with a study that a signal has stopped after its first trial."""
     Path("x.yaml").write_text(
         yaml.safe_dump(
             {
@@ -795,6 +794,17 @@ def test_interrupted_search_goes_on_with_the_same_command(here, sent):
     assert "Traceback" not in out + err
     assert "SIGTERM" not in out + err  # Ray's own words
     assert (here / "results/test/trials.parquet").exists()
+    return again
+
+
+@pytest.mark.ray
+def test_sigterm_interrupts_as_ctrl_c_does(here):
+    interrupted(here, signal.SIGTERM)
+
+
+@pytest.mark.ray
+def test_interrupted_search_goes_on_with_the_same_command(here):
+    again = interrupted(here, signal.SIGINT)
 
     second = subprocess.run(
         [*shlex.split(again), "--json"], capture_output=True, text=True, timeout=240, check=False

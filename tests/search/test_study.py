@@ -86,13 +86,9 @@ def test_a_finished_study_answers_again_without_training(tiny_study):
     assert observer.events == [("study", 3), ("over", False)]
     assert again.recommendation == first.recommendation
 
-
-def test_a_finished_study_answers_for_the_horizon_that_is_asked_for_now(tiny_study):
-    run_study(tiny_study())
-    again = run_study(tiny_study(horizon_steps=100_000))
-
-    assert again.recommendation.horizon.steps == 100_000
-    assert again.results.study["horizon_steps"] == 100_000
+    asked = run_study(tiny_study(horizon_steps=100_000))
+    assert asked.recommendation.horizon.steps == 100_000
+    assert asked.results.study["horizon_steps"] == 100_000
 
 
 def test_a_study_is_extended_by_asking_for_more_trials_and_seeds(tiny_study):
@@ -106,9 +102,6 @@ def test_a_study_is_extended_by_asking_for_more_trials_and_seeds(tiny_study):
     assert len(optuna_study(extended.path).trials) == 3
     assert extended.results.study["trials"] == 3
 
-
-def test_a_file_that_asks_for_fewer_trials_than_there_are_counts_those_there_are(tiny_study):
-    run_study(tiny_study(trials=3))
     counts = []
 
     class Counter(StudyObserver):
@@ -116,8 +109,7 @@ def test_a_file_that_asks_for_fewer_trials_than_there_are_counts_those_there_are
             counts.append(overview.num_trials)
 
     run_study(tiny_study(trials=2, seeds=2), observer=Counter())
-
-    assert counts == [6]
+    assert counts == [6], "a file that asks for fewer counts what there is"
 
 
 def test_a_second_driver_of_the_same_study_is_refused(tiny_study):
