@@ -15,7 +15,7 @@ import numpy as np
 
 from stabsearch.recommend.asked import asked_of
 from stabsearch.recommend.choice import choice_of
-from stabsearch.recommend.evidence import has_begun, is_sound, never_learned
+from stabsearch.recommend.evidence import has_begun, never_learned
 from stabsearch.recommend.landscape import MAX_FAILURE_PROBABILITY, Landscape, landscapes_of
 from stabsearch.recommend.space import (
     LEARNING_RATE,
@@ -359,7 +359,7 @@ class View:
 
     def _is_promising(self, record: TrialRecord) -> bool:
         """Whether it can still be called stable in the end: a finding stays with its trial."""
-        return self._is_stable(record) and is_sound(record)
+        return self._is_stable(record) and record.ending.is_sound
 
     def _is_stable(self, record: TrialRecord) -> bool:
         """So far: neither beyond the edge, nor one that never learned."""

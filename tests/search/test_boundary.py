@@ -979,3 +979,20 @@ def test_with_all_trials_spent_one_goes_on_whatever_the_guard_is_by_then(num_tri
 
     assert len({r.params["max_grad_norm"] for r in records}) > 1 or num_trials < 2
     assert any(r.purpose is Purpose.SEARCH for r in records)
+
+
+def test_a_short_trial_that_has_not_begun_to_learn_may_go_on():
+    """Where nothing has begun by then it is only too early."""
+
+    class Slow(World):
+        def record(self, spec, proposal, number, seed=0):
+            found = super().record(spec, proposal, number, seed)
+            if found.stopped_by is not StoppedBy.PROBE:
+                return found
+            looks = tuple(dataclasses.replace(k, score=1.01 * DEAD_SCORE) for k in found.looks)
+            return dataclasses.replace(found, score=1.01 * DEAD_SCORE, looks=looks)
+
+    spec = study(trials=3)
+    records = search(spec, Slow())
+
+    assert recommend_from(records, spec.model_dump(mode="json")).params is not None
