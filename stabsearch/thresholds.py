@@ -218,6 +218,12 @@ and healthy trials are pruned for noise; with more, a run of few steps is judged
 (docs/benchmarks.md)."""
 
 
+def of_same_rule(name: str) -> list[str]:
+    """The thresholds of the rule that a name begins with; none where there is no such rule."""
+    rule = name.partition(".")[0]
+    return [known for known in THRESHOLDS if known.partition(".")[0] == rule]
+
+
 def resolve(
     preset: str = Preset.DEFAULT, changes: Mapping[str, float] | None = None
 ) -> dict[str, float]:

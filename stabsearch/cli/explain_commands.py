@@ -17,7 +17,7 @@ from stabsearch.cli.conventions import command, examples, short
 from stabsearch.errors import ResultsError, SpecError
 from stabsearch.problems import nearest, show
 from stabsearch.records import Severity, TrialRecord, Verdict
-from stabsearch.thresholds import THRESHOLDS, Preset, resolve
+from stabsearch.thresholds import THRESHOLDS, Preset, of_same_rule, resolve
 
 if TYPE_CHECKING:
     from stabsearch.cli.explain_text import Explanation, Page
@@ -305,18 +305,13 @@ def _parse_changes(texts: Iterable[str]) -> dict[str, float]:
 def _thresholds(name: str) -> str:
     """The nearest threshold, of the rule that is named if there is one; those of the same rule, or
     all."""
-    found = nearest(name, _of_rule(name) or THRESHOLDS)
+    found = nearest(name, of_same_rule(name) or THRESHOLDS)
     meant = f"Did you mean {found}? " if found else ""
-    of_rule = _of_rule(found or name)
+    of_rule = of_same_rule(found or name)
     if of_rule:
         rule = of_rule[0].partition(".")[0]
         return f"{meant}Thresholds of {rule}: {', '.join(of_rule)}."
     return f"{meant}Thresholds: {', '.join(THRESHOLDS)}."
-
-
-def _of_rule(name: str) -> list[str]:
-    rule = name.partition(".")[0]
-    return [known for known in THRESHOLDS if known.partition(".")[0] == rule]
 
 
 # --- what is written --------------------------------------------------------------------------

@@ -223,10 +223,13 @@ class View:
         return sorted(lines, key=self._num_tried)
 
     def _num_tried(self, others: Params) -> int:
-        """Those under way included."""
+        return sum(is_on_line(params, others) for params in self._tried)
+
+    @functools.cached_property
+    def _tried(self) -> list[Params]:
+        """The trials of the search, those under way included."""
         tried = [r.params for r in self._all if r.purpose.is_search]
-        tried += [p.params for p in self._under_way if p.params and p.goes_on is None]
-        return sum(is_on_line(params, others) for params in tried)
+        return tried + [p.params for p in self._under_way if p.params and p.goes_on is None]
 
     def best_of(self, lines: Iterable[Params]) -> Params:
         """The line whose trials of the whole budget have the best score, whatever their clip; the

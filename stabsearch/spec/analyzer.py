@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stabsearch.problems import JOINT_RULE, NOTHING, Problem, did_you_mean, raise_problems, show
 from stabsearch.spec.parts import NOT_TEXT, Part
-from stabsearch.thresholds import BARS, THRESHOLDS, Bars, Preset, resolve
+from stabsearch.thresholds import BARS, THRESHOLDS, Bars, Preset, of_same_rule, resolve
 
 JudgeName = Literal["rules", "chapter", "lightning", "llm_foundry", "olmo", "olmo_core", "zclip"]
 
@@ -67,8 +67,7 @@ class AnalyzerSpec(Part):
 def _known_threshold(name: str) -> str:
     """Of the rule that it names, if that has any."""
     rule = name.partition(".")[0]
-    of_rule = [known for known in THRESHOLDS if known.partition(".")[0] == rule]
-    return did_you_mean(name, of_rule or THRESHOLDS, f"thresholds of {rule}")
+    return did_you_mean(name, of_same_rule(name) or THRESHOLDS, f"thresholds of {rule}")
 
 
 def threshold_problems(
